@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Measures rewarm against the plain run, row by row; started by scripts/bench."""
+import argparse
+import os
+import shlex
+import sys
+import time
+
+sys.dont_write_bytecode = True
+import groups
+import programs
+import report
+from runner import Runner, Skip, say
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__,
+                                     epilog="groups: " + " ".join(f"{n} (~{s} s)" for n, (_, s, _) in groups.GROUPS.items()))
+    add = parser.add_argument
+    add("--libs", default=os.path.join(ROOT, "target/release"), metavar="DIR", help="folder of librewarm.so (target/release)")
+    add("--out", default=os.path.join(ROOT, "target/bench/out"), metavar="DIR", help="for bench.json and bench.md")
+    add("--only", default="", metavar="NAME,…", help="these groups, in this order")
+    add("--skip", default="", metavar="NAME,…", help="all but these groups")
+    add("--quick", action="store_true", help="about 90 s: fewer rounds, nothing above 2 GiB")
+    add("--programs", default=os.path.join(ROOT, "target/bench/bin"), metavar="DIR", help="the built C programs")
+    add("--build", default="", metavar="DIR", help="only build the C programs into DIR")
+    add("--cudart", default="", metavar="DIR", help="a CUDA toolkit or wheel folder with include/ and lib/")
+    add("--sim", default="", metavar="DIR", help="folder of the software driver's libcuda.so.1: a dry run, small sizes")
+    add("--merge", nargs="+", metavar="JSON", help="only join the bench.json of several runs into --out")
+    add("--files", default="", metavar="DIR", help="safetensors files of your own for the loaders")
+    add("--python", default="python3", metavar="EXE", help="the interpreter that has the frameworks")
+    add("--loader-bytes", type=int, default=4_400_000_000, metavar="N")
+    add("--calls", type=int, default=0, metavar="N", help="calls of each kind in each process (200000)")
+    add("--inert-runs", type=int, default=200, metavar="N")
+    add("--time", type=float, default=1.0, metavar="FACTOR", help="stretches each group's time")
+    return parser.parse_args()
+
+
+def names(options):
+    chosen = [name for name in options.only.split(",") if name] or list(groups.GROUPS)
+    left_out = [name for name in options.skip.split(",") if name]
+    for name in chosen + left_out:
+        if name not in groups.GROUPS:
+            raise SystemExit(f"no group {name}; there are: {' '.join(groups.GROUPS)}")
+    return [name for name in chosen if name not in left_out]
+
+
+def main():
+    options = arguments()
+    if options.merge:
+        data = report.merge(options.merge)
+        report.write(options.out, data)
+        print(report.table(data["rows"]))
+        return 0
+    if options.build:
+        missing = programs.build(os.path.abspath(options.build), options.cudart, say)
+        return 1 if len(missing) == 7 else 0
+    chosen = names(options)
+    library = os.path.realpath(os.path.join(options.libs, "librewarm.so"))
+    if not os.path.exists(library):
+        raise SystemExit(f"no {library}: build the project, or give --libs DIR")
+    options.sim = os.path.abspath(options.sim) if options.sim else ""
+    where = os.path.abspath(options.programs)
+    if programs.stale(where):
+        programs.build(where, options.cudart, say)
+    runner = Runner(options, library, where)
+    runner.runtime = programs.runtime_folder(options.cudart)
+    began = time.perf_counter()
+    run = {"machine": report.machine(options.sim, options.python),
+           "command": shlex.join(["scripts/bench", *sys.argv[1:]]), "library": library}
+    data = {"version": 1, "runs": [run], "rows": []}
+    for name in chosen:
+        function, usual, quick = groups.GROUPS[name]
+        started = time.perf_counter()
+        say(f"[{started - began:5.0f} s] {name}")
+        try:
+            for row in function(runner, (quick if options.quick else usual) * options.time):
+                data["rows"].append(row)
+                say("    " + " | ".join(filter(None, report.cells(row))))
+        except Skip as reason:
+            data["rows"].append(report.skipped(name, name, str(reason)))
+            say(f"    not run: {reason}")
+        except Exception as error:  # one group's trouble is not to cost the others' results
+            data["rows"].append(report.skipped(name, name, f"{type(error).__name__}: {error}"))
+            say(f"    failed: {type(error).__name__}: {error}")
+        run.setdefault("group_seconds", {})[name] = round(time.perf_counter() - started, 1)
+        run["seconds"] = round(time.perf_counter() - began, 1)
+        report.write(options.out, data)
+    say(f"{run['seconds']} s: {run['group_seconds']}; {options.out}/bench.json, bench.md")
+    print(report.table(data["rows"]), flush=True)
+    wrong = [row for row in data["rows"] if "WRONG BYTES" in row.get("skipped", "")]
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

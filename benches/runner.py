@@ -1,0 +1,186 @@
+"""Runs bench programs in pairs, plain and preloaded in turn, and collects their JSON lines."""
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+SCRATCH = "rewarm-bench-"
+
+
+class Skip(Exception):
+    """A row that cannot be measured here, and why."""
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def remove_stale(folder):
+    """What an earlier run left that was killed outright."""
+    for name in os.listdir(folder):
+        pid = name[len(SCRATCH):].split("-")[0]
+        if name.startswith(SCRATCH) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+class Runner:
+    def __init__(self, options, library, programs):
+        self.options, self.library, self.programs = options, library, programs
+        self.child = None
+        self.scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
+        self.shm = None
+        self.runtime = None
+        atexit.register(self.clean)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.stop)
+
+    def stop(self, number, _frame):
+        sys.exit(128 + number)  # through atexit
+
+    def clean(self):
+        if self.child and self.child.poll() is None:
+            try:
+                os.killpg(self.child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.child.wait()
+        for folder in (self.scratch, self.shm):
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def memory_folder(self):
+        """A folder whose files are in memory."""
+        if not self.shm:
+            remove_stale("/dev/shm")
+            self.shm = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir="/dev/shm")
+        return self.shm
+
+    def drop_memory_folder(self):
+        if self.shm:
+            shutil.rmtree(self.shm, ignore_errors=True)
+            self.shm = None
+
+    def program(self, name):
+        path = os.path.join(self.programs, name)
+        if not os.path.exists(path):
+            raise Skip(f"{name} is not built (scripts/bench --build)")
+        return path
+
+    def python(self, script, *arguments):
+        here = os.path.dirname(os.path.abspath(__file__))
+        return [self.options.python, os.path.join(here, script), *map(str, arguments)]
+
+    def environment(self, side, extra=None, program=""):
+        env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+        runtime = self.runtime if program == "copies-dynamic" else None
+        paths = [path for path in (self.options.sim, runtime, env.get("LD_LIBRARY_PATH")) if path]
+        if paths:
+            env["LD_LIBRARY_PATH"] = ":".join(paths)
+        env.update(extra or {})
+        if side != "plain":
+            env["LD_PRELOAD"] = self.library
+        if side == "prewarm":
+            env["CRIU_CUDA_CONTEXT_POOL"] = "1"
+        else:
+            env.pop("CRIU_CUDA_CONTEXT_POOL", None)
+        return env
+
+    def once(self, side, command, cpus=None, env=None, timeout=150):
+        """One process; {"lines", "stats", "wall_s"}. Raises Skip when it says that it cannot."""
+        environment = self.environment(side, env, os.path.basename(command[0]))
+        stats = os.path.join(self.scratch, "stats.json")
+        if os.path.exists(stats):
+            os.unlink(stats)
+        if side != "plain":
+            environment["REWARM_STATS"] = stats
+
+        def limit():
+            os.sched_setaffinity(0, cpus)
+
+        begin = time.perf_counter()
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            self.child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                          start_new_session=True, preexec_fn=limit if cpus else None)
+            try:
+                code = self.child.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.child.pid, signal.SIGKILL)
+                self.child.wait()
+                code = f"none after {timeout} s"
+            wall = time.perf_counter() - begin
+            self.child = None
+            out.seek(0)
+            err.seek(0)
+            text, complaint = out.read(), err.read()
+        lines = []
+        for line in text.splitlines() + [l for l in complaint.splitlines() if l.startswith('{"error"')]:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                pass
+        lines = [line for line in lines if isinstance(line, dict)]
+        for line in lines:
+            if "error" in line:
+                raise Skip(f"{side}: {line['error']}")
+        for line in lines:
+            if "skipped" in line and len(lines) == 1:
+                raise Skip(line["skipped"])
+        if code != 0:
+            raise Skip(f"{side}: exit status {code}: {complaint.strip()[-300:]}")
+        report = None
+        if os.path.exists(stats):
+            try:
+                with open(stats) as file:
+                    report = json.load(file)
+            except ValueError:
+                pass
+        return {"lines": lines, "stats": report, "wall_s": wall}
+
+    def rounds(self, sides, command, count, seconds, label, **more):
+        """`count` rounds over the sides, in turning order, while the time lasts; [{side: result}].
+
+        `command` is a list, or a function of the round's number.
+        """
+        begin, results, longest = time.perf_counter(), [], 0
+        for number in range(count):
+            started = time.perf_counter()
+            if number and started - begin + 0.6 * longest > seconds:  # the first round is the slowest: it checks every byte
+                say(f"  {label}: stopped after {number} of {count} rounds ({seconds:.0f} s)")
+                break
+            order = sides[number % len(sides):] + sides[:number % len(sides)]
+            this = command(number) if callable(command) else command
+            results.append({side: self.once(side, this, **more) for side in order})
+            longest = max(longest, time.perf_counter() - started)
+        say(f"  {label}: {len(results)} rounds, {time.perf_counter() - begin:.1f} s")
+        return results
+
+    def pairs(self, command, count, seconds, label, **more):
+        return self.rounds(["plain", "rewarm"], command, count, seconds, label, **more)
+
+
+def evidence(results):
+    """What the preloaded runs did, from their reports: proof that rewarm was in force."""
+    total = {"fanned_out_bytes": 0, "fanned_out_copies": 0, "in_place_bytes": 0, "bypassed": {}, "states": []}
+    for result in results:
+        for side, one in result.items():
+            report = one["stats"]
+            if side == "plain":
+                continue
+            total["states"].append(report["state"] if report else "no report")
+            for device in (report or {}).get("devices", []):
+                for direction in ("h2d", "d2h"):
+                    entry = device[direction]
+                    for key in ("fanned_out_bytes", "fanned_out_copies", "in_place_bytes"):
+                        total[key] += entry.get(key, 0)
+                    for reason, count in entry["bypassed"].items():
+                        name = f"{direction}.{reason}"
+                        total["bypassed"][name] = total["bypassed"].get(name, 0) + count
+    total["states"] = sorted(set(total["states"]))
+    return total

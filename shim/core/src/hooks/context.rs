@@ -1,0 +1,309 @@
+//! Life and death of contexts.
+//!
+//! Lanes live in a context of the application's and must be gone before it is.
+
+use crate::contexts::{Contexts, Destroy, Release, Reset};
+use crate::process::{self, Process};
+use crate::real;
+use rewarm::driver::sys::*;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Whether a stand-in exists, so that allocations have to be noted.
+pub(super) static STANDS_IN: AtomicBool = AtomicBool::new(false);
+
+impl Process {
+    /// The application's first use of the prewarmed context: how long it still
+    /// has to wait.
+    fn timed(&self, device: CUdevice, call: impl FnOnce() -> CUresult) -> CUresult {
+        if !self.contexts.lock().is_first_use(device) {
+            return call();
+        }
+        let begun = Instant::now();
+        let result = call();
+        self.contexts
+            .lock()
+            .waited(begun.elapsed().as_nanos() as u64);
+        result
+    }
+
+    fn current(&self) -> CUcontext {
+        let mut context = ptr::null_mut();
+        // SAFETY: an out-pointer to a local.
+        let _ = unsafe { self.driver.current_context(&mut context) };
+        context
+    }
+
+    /// The primary context of a device, if it exists.
+    fn primary(&self, device: CUdevice) -> Option<CUcontext> {
+        let (mut flags, mut active) = (0, 0);
+        let mut context = ptr::null_mut();
+        // SAFETY: out-pointers to locals; the reference is given back at once.
+        unsafe {
+            self.driver
+                .primary_state(device, &mut flags, &mut active)
+                .ok()?;
+            if active == 0 {
+                return None;
+            }
+            self.driver.primary_retain(&mut context, device).ok()?;
+            self.driver.primary_release(device).ok()?;
+        }
+        Some(context)
+    }
+
+    fn leave_primary(&self, device: CUdevice) {
+        if let Some(context) = self.primary(device) {
+            self.devices.leave_context(&self.driver, context);
+        }
+    }
+
+    /// The application ends its use of the prewarmed context, and so does rewarm.
+    fn end_primary(&self, device: CUdevice, plain: impl FnOnce() -> CUresult) -> CUresult {
+        self.leave_primary(device);
+        let result = plain();
+        self.release_own(device);
+        result
+    }
+
+    /// Gives rewarm's own reference back.
+    fn release_own(&self, device: CUdevice) {
+        // SAFETY: prewarming took it.
+        if let Err(error) = unsafe { self.driver.primary_release(device) } {
+            tracing::warn!(%error, "the prewarmed context was not released");
+        }
+    }
+}
+
+pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRetain(
+    context: *mut CUcontext,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the application's own call.
+    let plain = || unsafe { real::cuDevicePrimaryCtxRetain(context, device) };
+    let Some(process) = process::current() else {
+        return plain();
+    };
+    let result = process.timed(device, plain);
+    if result.is_ok() {
+        process.contexts.lock().retained(device);
+    }
+    result
+}
+
+fn release(device: CUdevice, plain: impl FnOnce() -> CUresult) -> CUresult {
+    let Some(process) = process::current() else {
+        return plain();
+    };
+    let comes_to = process.contexts.lock().release(device);
+    match comes_to {
+        Release::NotHeld => CUresult::INVALID_CONTEXT,
+        Release::Plain => plain(),
+        Release::Last => {
+            process.leave_primary(device);
+            plain()
+        }
+        Release::LastOfBoth => process.end_primary(device, plain),
+    }
+}
+
+fn reset(device: CUdevice, plain: impl FnOnce() -> CUresult) -> CUresult {
+    let Some(process) = process::current() else {
+        return plain();
+    };
+    let comes_to = process.contexts.lock().reset(device);
+    match comes_to {
+        Reset::Nothing => CUresult::SUCCESS,
+        Reset::Plain => {
+            process.leave_primary(device);
+            plain()
+        }
+        Reset::Both => process.end_primary(device, plain),
+    }
+}
+
+macro_rules! by_device {
+    ($($name:ident => $rule:ident;)*) => {$(
+        pub(super) unsafe extern "C" fn $name(device: CUdevice) -> CUresult {
+            // SAFETY: the application's own call.
+            $rule(device, || unsafe { real::$name(device) })
+        }
+    )*};
+}
+
+by_device! {
+    cuDevicePrimaryCtxRelease => release;
+    cuDevicePrimaryCtxRelease_v2 => release;
+    cuDevicePrimaryCtxReset => reset;
+    cuDevicePrimaryCtxReset_v2 => reset;
+}
+
+pub(super) unsafe extern "C" fn cuDevicePrimaryCtxGetState(
+    device: CUdevice,
+    flags: *mut c_uint,
+    active: *mut c_int,
+) -> CUresult {
+    // SAFETY: the application's own call.
+    let result = unsafe { real::cuDevicePrimaryCtxGetState(device, flags, active) };
+    if result.is_ok()
+        && !active.is_null()
+        && process::current().is_some_and(|process| process.contexts.lock().hides(device))
+    {
+        // SAFETY: the driver has just written there.
+        unsafe { *active = 0 };
+    }
+    result
+}
+
+fn create(
+    context: *mut CUcontext,
+    flags: c_uint,
+    device: CUdevice,
+    plain: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let Some(process) = process::current().filter(|_| !context.is_null()) else {
+        return plain();
+    };
+    let Some(stand_in) = process.contexts.lock().stand_in(device, flags) else {
+        return plain();
+    };
+    // SAFETY: a context that prewarming holds; the out-pointer is the caller's.
+    unsafe {
+        if let Err(error) = process.driver.push_context(stand_in) {
+            process.contexts.lock().forget_stand_in();
+            return error.code;
+        }
+        *context = stand_in;
+    }
+    STANDS_IN.store(true, Ordering::Release);
+    CUresult::SUCCESS
+}
+
+macro_rules! create_by_flags {
+    ($($name:ident;)*) => {$(
+        pub(super) unsafe extern "C" fn $name(
+            context: *mut CUcontext,
+            flags: c_uint,
+            device: CUdevice,
+        ) -> CUresult {
+            // SAFETY: the application's own call.
+            create(context, flags, device, || unsafe { real::$name(context, flags, device) })
+        }
+    )*};
+}
+
+create_by_flags! {
+    cuCtxCreate;
+    cuCtxCreate_v2;
+}
+
+pub(super) unsafe extern "C" fn cuCtxCreate_v3(
+    context: *mut CUcontext,
+    parameters: *mut c_void,
+    count: c_int,
+    flags: c_uint,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the application's own call.
+    let plain = || unsafe { real::cuCtxCreate_v3(context, parameters, count, flags, device) };
+    if count == 0 && parameters.is_null() {
+        create(context, flags, device, plain)
+    } else {
+        plain()
+    }
+}
+
+pub(super) unsafe extern "C" fn cuCtxCreate_v4(
+    context: *mut CUcontext,
+    parameters: *mut c_void,
+    flags: c_uint,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the application's own call.
+    let plain = || unsafe { real::cuCtxCreate_v4(context, parameters, flags, device) };
+    if parameters.is_null() {
+        create(context, flags, device, plain)
+    } else {
+        plain()
+    }
+}
+
+fn destroy(context: CUcontext, plain: impl FnOnce() -> CUresult) -> CUresult {
+    let Some(process) = process::current() else {
+        return plain();
+    };
+    let comes_to = process.contexts.lock().destroy(context);
+    match comes_to {
+        Destroy::Plain => {
+            process.devices.leave_context(&process.driver, context);
+            plain()
+        }
+        Destroy::Release(device) => {
+            process.leave_stand_in(context);
+            process.devices.leave_context(&process.driver, context);
+            process.release_own(device);
+            CUresult::SUCCESS
+        }
+        Destroy::Free(memory) => {
+            process.free(context, memory);
+            process.leave_stand_in(context);
+            CUresult::SUCCESS
+        }
+    }
+}
+
+impl Process {
+    /// A destroyed context is no longer current in the calling thread.
+    fn leave_stand_in(&self, context: CUcontext) {
+        STANDS_IN.store(false, Ordering::Release);
+        if self.current() == context {
+            let mut popped = ptr::null_mut();
+            // SAFETY: an out-pointer to a local.
+            let _ = unsafe { self.driver.pop_context(&mut popped) };
+        }
+    }
+
+    fn free(&self, context: CUcontext, memory: Vec<CUdeviceptr>) {
+        let mut popped = ptr::null_mut();
+        // SAFETY: the context is alive; the memory was allocated in it by the
+        // application, which has just given up all of it.
+        unsafe {
+            if self.driver.push_context(context).is_err() {
+                return;
+            }
+            for address in memory {
+                let _ = self.driver.mem_free(address);
+            }
+            let _ = self.driver.pop_context(&mut popped);
+        }
+    }
+}
+
+macro_rules! by_context {
+    ($($name:ident;)*) => {$(
+        pub(super) unsafe extern "C" fn $name(context: CUcontext) -> CUresult {
+            // SAFETY: the application's own call.
+            destroy(context, || unsafe { real::$name(context) })
+        }
+    )*};
+}
+
+by_context! {
+    cuCtxDestroy;
+    cuCtxDestroy_v2;
+}
+
+pub(super) unsafe extern "C" fn cuCtxGetFlags(flags: *mut c_uint) -> CUresult {
+    // SAFETY: the application's own call.
+    let result = unsafe { real::cuCtxGetFlags(flags) };
+    if result.is_ok()
+        && STANDS_IN.load(Ordering::Acquire)
+        && let Some(process) = process::current()
+        && let Some(asked) = Contexts::flags_of(&process.contexts.lock(), process.current())
+    {
+        // SAFETY: the driver has just written there.
+        unsafe { *flags = asked };
+    }
+    result
+}

@@ -1,0 +1,64 @@
+//! Allocations, noted only while a context stands in for a created one.
+
+use super::context::STANDS_IN;
+use crate::{process, real};
+use rewarm::driver::sys::*;
+use std::ptr;
+use std::sync::atomic::Ordering;
+
+/// Notes what a successful allocation has written to `address`.
+unsafe fn noted(result: CUresult, address: *mut CUdeviceptr) -> CUresult {
+    if result.is_ok()
+        && STANDS_IN.load(Ordering::Acquire)
+        && let Some(process) = process::current()
+    {
+        let mut context = ptr::null_mut();
+        // SAFETY: an out-pointer to a local, and what the driver has written.
+        unsafe {
+            if process.driver.current_context(&mut context).is_ok() {
+                process.contexts.lock().allocated(context, *address);
+            }
+        }
+    }
+    result
+}
+
+pub(super) unsafe extern "C" fn cuMemAlloc_v2(address: *mut CUdeviceptr, bytes: usize) -> CUresult {
+    // SAFETY: the application's own call.
+    unsafe { noted(real::cuMemAlloc_v2(address, bytes), address) }
+}
+
+pub(super) unsafe extern "C" fn cuMemAllocPitch_v2(
+    address: *mut CUdeviceptr,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: c_uint,
+) -> CUresult {
+    // SAFETY: the application's own call.
+    unsafe {
+        noted(
+            real::cuMemAllocPitch_v2(address, pitch, width, height, element),
+            address,
+        )
+    }
+}
+
+pub(super) unsafe extern "C" fn cuMemAllocManaged(
+    address: *mut CUdeviceptr,
+    bytes: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the application's own call.
+    unsafe { noted(real::cuMemAllocManaged(address, bytes, flags), address) }
+}
+
+pub(super) unsafe extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
+    if STANDS_IN.load(Ordering::Acquire)
+        && let Some(process) = process::current()
+    {
+        process.contexts.lock().freed(address);
+    }
+    // SAFETY: the application's own call.
+    unsafe { real::cuMemFree_v2(address) }
+}

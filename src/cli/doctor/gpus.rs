@@ -1,0 +1,210 @@
+//! The driver and its GPUs.
+
+use super::cuda::{Cuda, OpenError};
+use rewarm::driver::sys::{CU_MEMHOSTREGISTER_PORTABLE, CUcontext, CUdevice, CUdeviceptr};
+use rewarm::driver::{CudaError, Result};
+use serde::Serialize;
+use std::fs;
+use std::ptr::null_mut;
+use std::time::Instant;
+
+const MIB: usize = 1 << 20;
+
+/// Bytes of a measured copy: long enough to reach the link's rate.
+const MEASURED: usize = 256 * MIB;
+
+/// Bytes that show whether memory can be registered at all.
+const TRIED: usize = 2 * MIB;
+
+/// Copies of which the fastest counts.
+const REPEATS: usize = 3;
+
+/// `cuInit`'s code when there is a driver but no device.
+const NO_DEVICE: i32 = 100;
+
+/// The CUDA driver.
+#[derive(Serialize)]
+pub(super) struct DriverFacts {
+    /// The library's file.
+    path: Option<String>,
+    /// CUDA version, as "13.0".
+    cuda: String,
+    /// Version of the kernel module, as "580.159.04".
+    kernel_module: Option<String>,
+    pub(super) gpus: Vec<Gpu>,
+}
+
+impl DriverFacts {
+    pub(super) fn describe(&self) -> String {
+        let mut text = format!("CUDA {}", self.cuda);
+        if let Some(version) = &self.kernel_module {
+            text += &format!(", kernel module {version}");
+        }
+        if let Some(path) = &self.path {
+            text += &format!(", {path}");
+        }
+        text
+    }
+}
+
+/// One GPU.
+#[derive(Default, Serialize)]
+pub(super) struct Gpu {
+    pub(super) ordinal: i32,
+    pub(super) name: String,
+    pub(super) memory_bytes: u64,
+    /// Whether its primary context can be created.
+    pub(super) has_context: bool,
+    /// Copies to the device from registered memory, in 10⁹ bytes per second.
+    pub(super) pinned_gb_per_s: Option<f64>,
+    /// The same from pageable memory, without rewarm.
+    pub(super) pageable_gb_per_s: Option<f64>,
+    /// What went wrong, if anything did.
+    pub(super) failure: Option<String>,
+}
+
+/// Why there is no driver to work with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoDriver {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the driver does not start: {0}")]
+    Start(#[from] CudaError),
+}
+
+impl NoDriver {
+    pub(super) fn advice(&self) -> &'static str {
+        match self {
+            NoDriver::Open(OpenError::Absent(_)) => {
+                "Install the NVIDIA driver; in a container, start it with --device nvidia.com/gpu=all or --gpus all. To try rewarm without a GPU use rewarm run --sim"
+            }
+            NoDriver::Open(OpenError::Lacks(_)) => "Install a newer NVIDIA driver",
+            NoDriver::Start(CudaError { code, .. }) if code.0 == NO_DEVICE => {
+                "No GPU is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the container's devices"
+            }
+            NoDriver::Start(_) => {
+                "Look at nvidia-smi; after an update of the driver, restart the machine"
+            }
+        }
+    }
+}
+
+/// Looks at the driver and every GPU; `measure` also times copies.
+pub(super) fn look(measure: bool) -> Result<DriverFacts, NoDriver> {
+    let cuda = Cuda::open()?;
+    let (mut version, mut count) = (0, 0);
+    // SAFETY: out-pointers to locals.
+    unsafe {
+        cuda.driver.init(0)?;
+        cuda.driver.driver_version(&mut version)?;
+        cuda.driver.device_count(&mut count)?;
+    }
+    Ok(DriverFacts {
+        path: cuda.path().map(|path| path.display().to_string()),
+        cuda: format!("{}.{}", version / 1000, version % 1000 / 10),
+        kernel_module: kernel_module(),
+        gpus: (0..count)
+            .map(|ordinal| look_at_gpu(&cuda, ordinal, measure))
+            .collect(),
+    })
+}
+
+fn kernel_module() -> Option<String> {
+    let version = fs::read_to_string("/sys/module/nvidia/version").ok()?;
+    Some(version.trim().to_owned())
+}
+
+fn look_at_gpu(cuda: &Cuda, ordinal: i32, measure: bool) -> Gpu {
+    let mut gpu = Gpu {
+        ordinal,
+        ..Gpu::default()
+    };
+    gpu.failure = try_gpu(cuda, measure, &mut gpu)
+        .err()
+        .map(|error| error.to_string());
+    gpu
+}
+
+fn try_gpu(cuda: &Cuda, measure: bool, gpu: &mut Gpu) -> Result<()> {
+    let mut device: CUdevice = 0;
+    // SAFETY: an out-pointer to a local.
+    unsafe { cuda.driver.device_get(&mut device, gpu.ordinal)? };
+    gpu.name = cuda.name(device)?;
+    gpu.memory_bytes = cuda.total_memory(device)?;
+    let context = Primary::retain(cuda, device)?;
+    gpu.has_context = true;
+    let bytes = if measure { MEASURED } else { TRIED };
+    let (pageable, pinned) = context.copy_rates(bytes)?;
+    if measure {
+        gpu.pageable_gb_per_s = Some(pageable);
+        gpu.pinned_gb_per_s = Some(pinned);
+    }
+    Ok(())
+}
+
+/// A device's primary context, current in this thread.
+struct Primary<'a> {
+    cuda: &'a Cuda,
+    device: CUdevice,
+}
+
+impl Primary<'_> {
+    fn retain(cuda: &Cuda, device: CUdevice) -> Result<Primary<'_>> {
+        let mut context: CUcontext = null_mut();
+        // SAFETY: an out-pointer to a local, then the context just retained.
+        unsafe {
+            cuda.driver.primary_retain(&mut context, device)?;
+            let primary = Primary { cuda, device };
+            cuda.driver.set_current_context(context)?;
+            Ok(primary)
+        }
+    }
+
+    /// GB/s of copies to the device from the same buffer, pageable and registered.
+    fn copy_rates(&self, bytes: usize) -> Result<(f64, f64)> {
+        let source = vec![1u8; bytes];
+        let target = self.cuda.allocate(bytes)?;
+        let rates = self.rates_between(&source, target);
+        // SAFETY: allocated above, and no copy is under way.
+        unsafe { self.cuda.driver.mem_free(target)? };
+        rates
+    }
+
+    fn rates_between(&self, source: &[u8], target: CUdeviceptr) -> Result<(f64, f64)> {
+        let driver = &self.cuda.driver;
+        let pageable = self.best_rate(source, target)?;
+        let address = source.as_ptr().cast_mut().cast();
+        // SAFETY: memory that lives until it is unregistered below.
+        unsafe { driver.host_register(address, source.len(), CU_MEMHOSTREGISTER_PORTABLE)? };
+        let pinned = self.best_rate(source, target);
+        // SAFETY: registered above; synchronous copies have ended.
+        unsafe { driver.host_unregister(address)? };
+        Ok((pageable, pinned?))
+    }
+
+    fn best_rate(&self, source: &[u8], target: CUdeviceptr) -> Result<f64> {
+        let mut best: f64 = 0.0;
+        for _ in 0..REPEATS {
+            let start = Instant::now();
+            // SAFETY: the target is as long as the source.
+            unsafe {
+                self.cuda.copy(target, source)?;
+                self.cuda.driver.stream_synchronize(null_mut())?;
+            }
+            best = best.max(source.len() as f64 / start.elapsed().as_secs_f64() / 1e9);
+        }
+        Ok(best)
+    }
+}
+
+impl Drop for Primary<'_> {
+    fn drop(&mut self) {
+        // SAFETY: retained by us; nothing of this context is used any more.
+        let _ = unsafe {
+            self.cuda
+                .driver
+                .set_current_context(null_mut())
+                .and_then(|()| self.cuda.driver.primary_release(self.device))
+        };
+    }
+}

@@ -1,0 +1,156 @@
+//! `rewarm doctor`: what will work here, and why not.
+
+mod cuda;
+mod features;
+mod gpus;
+mod system;
+
+use super::libraries::Libraries;
+use super::{FAILURE, preload, print_json, text};
+use anyhow::{Context, Result};
+use features::Feature;
+use gpus::{DriverFacts, Gpu};
+use serde::Serialize;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::{env, io};
+use system::System;
+
+const EXAMPLES: &str = "\
+Exit status: 0 if everything works here, 1 if something that rewarm needs is missing.
+
+Examples:
+  rewarm doctor
+  rewarm doctor --json --no-measure | jq .works";
+
+/// Tell what works on this machine, and what to do where it does not
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct DoctorArgs {
+    /// print JSON
+    #[arg(long)]
+    json: bool,
+    /// do not measure the link (about half a second for each GPU)
+    #[arg(long)]
+    no_measure: bool,
+    /// rewarm was preloaded, and taken out for this look at the plain driver
+    #[arg(long, hide = true)]
+    preloaded: bool,
+}
+
+/// All that the doctor found.
+#[derive(Serialize)]
+struct Findings {
+    rewarm: &'static str,
+    /// Whether every feature works.
+    works: bool,
+    features: Vec<Feature>,
+    libraries: Option<String>,
+    system: System,
+    driver: Option<DriverFacts>,
+}
+
+pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let list = env::var_os("LD_PRELOAD");
+    if preload::has_rewarm(list.as_deref()) {
+        return Err(start_again_without_rewarm(preload::without_rewarm(
+            list.as_deref(),
+        )))
+        .context("cannot start again without rewarm preloaded");
+    }
+    let findings = examine(args);
+    if args.json {
+        print_json(&findings)?
+    } else {
+        print!("{}", describe(&findings))
+    }
+    Ok(if findings.works {
+        ExitCode::SUCCESS
+    } else {
+        FAILURE.into()
+    })
+}
+
+fn start_again_without_rewarm(list: Option<std::ffi::OsString>) -> io::Error {
+    let executable = match env::current_exe() {
+        Ok(path) => path,
+        Err(error) => return error,
+    };
+    let mut command = Command::new(executable);
+    command.args(env::args_os().skip(1)).arg("--preloaded");
+    match list {
+        Some(list) => command.env("LD_PRELOAD", list),
+        None => command.env_remove("LD_PRELOAD"),
+    };
+    command.exec()
+}
+
+fn examine(args: &DoctorArgs) -> Findings {
+    let libraries = Libraries::find();
+    let system = System::look(args.preloaded);
+    let driver = gpus::look(!args.no_measure);
+    let features = features::judge(libraries.as_ref().err(), &system, &driver);
+    Findings {
+        rewarm: env!("CARGO_PKG_VERSION"),
+        works: features.iter().all(|feature| feature.works),
+        features,
+        libraries: libraries
+            .ok()
+            .map(|found| found.folder().display().to_string()),
+        system,
+        driver: driver.ok(),
+    }
+}
+
+fn describe(findings: &Findings) -> String {
+    let mut text = String::from("Works here\n");
+    let verdicts: Vec<_> = findings
+        .features
+        .iter()
+        .map(|feature| vec![feature.name.to_owned(), feature.verdict()])
+        .collect();
+    text += &text::table("  ", &verdicts);
+    if !findings.works {
+        text += "What to do\n";
+        for problem in features::distinct(&findings.features) {
+            text += &format!("  {}.\n    {}.\n", problem.why, problem.advice);
+        }
+    }
+    text += "Machine\n";
+    text += &text::table("  ", &machine_rows(findings));
+    text
+}
+
+fn machine_rows(findings: &Findings) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    match &findings.driver {
+        Some(driver) => {
+            row("CUDA driver", driver.describe());
+            for gpu in &driver.gpus {
+                row(&format!("GPU {}", gpu.ordinal), describe_gpu(gpu));
+            }
+        }
+        None => row("CUDA driver", "none".into()),
+    }
+    findings.system.rows(&mut row);
+    row(
+        "libraries",
+        findings
+            .libraries
+            .clone()
+            .unwrap_or_else(|| "not found".into()),
+    );
+    rows
+}
+
+fn describe_gpu(gpu: &Gpu) -> String {
+    let mut text = format!("{}, {}", gpu.name, text::bytes(gpu.memory_bytes));
+    if let (Some(pinned), Some(pageable)) = (gpu.pinned_gb_per_s, gpu.pageable_gb_per_s) {
+        text += &format!(", link {pinned:.1} GB/s, plain pageable copies {pageable:.1} GB/s");
+    }
+    if let Some(failure) = &gpu.failure {
+        text += &format!(", not usable: {failure}");
+    }
+    text
+}

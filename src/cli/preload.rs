@@ -1,0 +1,88 @@
+//! `LD_PRELOAD`: a list of libraries between colons or spaces, see ld.so(8).
+
+use super::libraries::FRONT;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Puts a library in front of a list, in place of any rewarm that is in it.
+pub(super) fn joined(library: &Path, list: Option<&OsStr>) -> OsString {
+    let mut joined = library.as_os_str().as_bytes().to_vec();
+    for other in others(list) {
+        joined.push(b':');
+        joined.extend(other);
+    }
+    OsString::from_vec(joined)
+}
+
+/// The list without rewarm, `None` if nothing is left.
+pub(super) fn without_rewarm(list: Option<&OsStr>) -> Option<OsString> {
+    let left = others(list).collect::<Vec<_>>().join(&b':');
+    (!left.is_empty()).then(|| OsString::from_vec(left))
+}
+
+/// Whether a list has rewarm in it.
+pub(super) fn has_rewarm(list: Option<&OsStr>) -> bool {
+    entries(list).any(is_rewarm)
+}
+
+/// Whether a path can be in such a list at all.
+pub(super) fn can_hold(library: &Path) -> bool {
+    !library.as_os_str().as_bytes().iter().any(is_separator)
+}
+
+fn others(list: Option<&OsStr>) -> impl Iterator<Item = &[u8]> {
+    entries(list).filter(|entry| !is_rewarm(entry))
+}
+
+fn entries(list: Option<&OsStr>) -> impl Iterator<Item = &[u8]> {
+    let list = list.map_or(&b""[..], OsStr::as_bytes);
+    list.split(is_separator).filter(|entry| !entry.is_empty())
+}
+
+fn is_separator(byte: &u8) -> bool {
+    matches!(byte, b':' | b' ')
+}
+
+fn is_rewarm(entry: &[u8]) -> bool {
+    Path::new(OsStr::from_bytes(entry)).file_name() == Some(OsStr::new(FRONT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(list: &str) -> OsString {
+        joined(Path::new("/new/librewarm.so"), Some(list.as_ref()))
+    }
+
+    #[test]
+    fn the_library_comes_first_and_once() {
+        assert_eq!(
+            joined(Path::new("/new/librewarm.so"), None),
+            "/new/librewarm.so"
+        );
+        assert_eq!(join(""), "/new/librewarm.so");
+        assert_eq!(join("/a.so b.so"), "/new/librewarm.so:/a.so:b.so");
+        assert_eq!(join(" /a.so::b.so:"), "/new/librewarm.so:/a.so:b.so");
+        assert_eq!(
+            join("/a.so:/old/librewarm.so:/b.so"),
+            "/new/librewarm.so:/a.so:/b.so"
+        );
+        assert_eq!(join("/new/librewarm.so"), "/new/librewarm.so");
+    }
+
+    #[test]
+    fn rewarm_can_be_found_and_taken_out() {
+        let list = Some(OsStr::new("/a.so:/old/librewarm.so"));
+        assert!(has_rewarm(list) && !has_rewarm(Some("/librewarm.so.d/x".as_ref())));
+        assert_eq!(without_rewarm(list), Some("/a.so".into()));
+        assert_eq!(without_rewarm(Some("/old/librewarm.so".as_ref())), None);
+    }
+
+    #[test]
+    fn a_path_with_a_separator_cannot_be_in_it() {
+        assert!(can_hold(Path::new("/opt/rewarm/librewarm.so")));
+        assert!(!can_hold(Path::new("/opt/my libs/librewarm.so")));
+    }
+}

@@ -1,0 +1,333 @@
+//! `rewarm status`: what processes did with rewarm so far.
+
+use super::{print_json, text};
+use anyhow::{Result, bail};
+use rewarm::config::{Settings, run_dirs_of};
+use rewarm::control::{
+    Client, ContextReport, ControlError, DirectionReport, ProcessReport, State, list,
+};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Without --pid: the processes of this user that use CUDA under rewarm.
+With --pid also those of other users (for root) and in containers.
+
+Examples:
+  rewarm status
+  rewarm status --pid 4711 --json | jq '.devices[].h2d.fanned_out_bytes'";
+
+/// Show what processes did with rewarm so far
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct StatusArgs {
+    /// one process
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// print JSON: the process's report, or all in "processes"
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<ExitCode> {
+    match args.pid {
+        Some(pid) => {
+            let report = ask(pid)?;
+            if args.json {
+                print_json(&report)?
+            } else {
+                print!("{}", describe(&report))
+            }
+        }
+        None => {
+            let reports = ask_all()?;
+            if args.json {
+                print_json(&json!({ "processes": reports }))?;
+            } else if reports.is_empty() {
+                println!("no process of this user uses CUDA under rewarm");
+            } else {
+                let texts: Vec<_> = reports.iter().map(describe).collect();
+                print!("{}", texts.join("\n"));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All that listen. One that does not answer is named on stderr.
+fn ask_all() -> Result<Vec<ProcessReport>> {
+    let folders = Settings::strict(|name| env::var_os(name))?.run_dirs;
+    let ask = |pid| Client::connect(&folders, pid).and_then(Client::status);
+    let answers = list(&folders).into_iter().map(ask);
+    Ok(answers
+        .filter_map(|answer| answer.map_err(|error| eprintln!("rewarm: {error}")).ok())
+        .collect())
+}
+
+fn ask(pid: u32) -> Result<ProcessReport> {
+    let process = Process(PathBuf::from(format!("/proc/{pid}")));
+    if !process.0.exists() {
+        bail!("there is no process {pid}");
+    }
+    let folders = process.run_dirs()?;
+    match Client::connect(&folders, process.own_pid().unwrap_or(pid)) {
+        Ok(client) => Ok(client.status()?),
+        Err(error @ ControlError::NotListening { .. }) => bail!(process.why_silent(pid, &error)),
+        Err(error) => match process.foreign_owner() {
+            Some(uid) => bail!("process {pid} belongs to user {uid}: ask as that user or as root"),
+            None => Err(error.into()),
+        },
+    }
+}
+
+/// A process, by its folder in `/proc`.
+struct Process(PathBuf);
+
+impl Process {
+    /// Where the process would listen, as seen from here.
+    fn run_dirs(&self) -> Result<Vec<PathBuf>> {
+        let mut folders = match self.variable("REWARM_RUN_DIR") {
+            Some(folder) => vec![PathBuf::from(folder)],
+            None => run_dirs_of(self.uid(), self.variable("XDG_RUNTIME_DIR").as_deref()),
+        };
+        if self.is_elsewhere() {
+            let root = self.0.join("root");
+            for folder in &mut folders {
+                *folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
+            }
+        } else {
+            let own = Settings::strict(|name| env::var_os(name))?.run_dirs;
+            folders.extend(
+                own.into_iter()
+                    .filter(|folder| !folders.contains(folder))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        Ok(folders)
+    }
+
+    /// Whether it sees other files than this process: it is in a container.
+    fn is_elsewhere(&self) -> bool {
+        let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+        let (its, own) = (namespace(&self.0), namespace(Path::new("/proc/self")));
+        its.is_some() && its != own
+    }
+
+    /// Its pid as it sees it itself.
+    fn own_pid(&self) -> Option<u32> {
+        let status = fs::read_to_string(self.0.join("status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))?;
+        line.split_whitespace().last()?.parse().ok()
+    }
+
+    fn variable(&self, name: &str) -> Option<OsString> {
+        let environment = fs::read(self.0.join("environ")).ok()?;
+        let value = environment
+            .split(|&byte| byte == 0)
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        (!value.is_empty()).then(|| OsString::from_vec(value.to_vec()))
+    }
+
+    fn uid(&self) -> u32 {
+        fs::metadata(&self.0).map_or(0, |found| found.uid())
+    }
+
+    /// The user it belongs to, if that is not us and we are not root.
+    fn foreign_owner(&self) -> Option<u32> {
+        let own = fs::metadata("/proc/self").map_or(0, |found| found.uid());
+        (own != 0 && own != self.uid()).then(|| self.uid())
+    }
+
+    fn why_silent(&self, pid: u32, error: &ControlError) -> String {
+        if let Some(uid) = self.foreign_owner() {
+            return format!("process {pid} belongs to user {uid}: ask as that user or as root");
+        }
+        let Ok(maps) = fs::read_to_string(self.0.join("maps")) else {
+            return format!("{error}; whether it runs under rewarm cannot be seen from here");
+        };
+        if maps.contains("/librewarm_core.so") {
+            format!(
+                "{error}; it runs under rewarm, but could make no control socket (see its REWARM_LOG)"
+            )
+        } else if maps.contains("/librewarm.so") {
+            format!(
+                "process {pid} runs under rewarm, but has not used CUDA yet (or REWARM_DISABLE=1 is set)"
+            )
+        } else {
+            format!(
+                "process {pid} runs without rewarm: start it with `rewarm run -- …` or LD_PRELOAD"
+            )
+        }
+    }
+}
+
+fn describe(report: &ProcessReport) -> String {
+    let state = match report.state {
+        State::Inert => "inert: has not used CUDA",
+        State::Active => "active",
+        State::Disabled => "disabled",
+    };
+    let name = Path::new(&report.executable)
+        .file_name()
+        .unwrap_or(OsStr::new("?"));
+    let mut text = format!(
+        "process {} ({}): {state}, rewarm {}\n",
+        report.pid,
+        name.display(),
+        report.rewarm
+    );
+    text += &describe_settings(report);
+    text += &describe_context(&report.context);
+    let header = [
+        "device",
+        "direction",
+        "fanned out",
+        "copies",
+        "GB/s",
+        "passed through",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for device in &report.devices {
+        rows.push(row(device.ordinal, "to device", &device.h2d));
+        rows.push(row(device.ordinal, "to host", &device.d2h));
+    }
+    if rows.len() > 1 {
+        text += &text::table("  ", &rows);
+    } else {
+        text += "  no copies yet\n";
+    }
+    if !report.undirected.is_empty() {
+        text += &format!(
+            "  other calls passed through: {}\n",
+            reasons(&report.undirected)
+        );
+    }
+    text
+}
+
+fn describe_settings(report: &ProcessReport) -> String {
+    let settings = &report.settings;
+    let mut text = if settings.parallel_restore {
+        format!(
+            "  lanes {}, chunks up to {}, staging up to {}, copies from {}\n",
+            settings.lanes,
+            text::bytes(settings.chunk_bytes as u64),
+            text::bytes(settings.staging_bytes as u64),
+            text::bytes(settings.min_copy_bytes as u64),
+        )
+    } else {
+        "  copies are not fanned out: CRIU_CUDA_PARALLEL_RESTORE=0\n".to_owned()
+    };
+    for note in &settings.notes {
+        text += &format!("  note: {note}\n");
+    }
+    text
+}
+
+fn describe_context(context: &ContextReport) -> String {
+    let mut text = String::new();
+    if context.prewarmed {
+        text += &format!(
+            "  context prewarmed: {:.3} s saved (driver {:.3} s, context {:.3} s, waited {:.3} s)\n",
+            context.saved_seconds,
+            context.init_seconds,
+            context.retain_seconds,
+            context.waited_seconds,
+        );
+    }
+    if let Some(failure) = &context.failure {
+        text += &format!("  context not prewarmed: {failure}\n");
+    }
+    text
+}
+
+fn row(ordinal: i32, name: &str, direction: &DirectionReport) -> Vec<String> {
+    let rate = match direction.fanned_out_copies {
+        0 => "-".to_owned(),
+        _ => format!("{:.1}", direction.gb_per_s),
+    };
+    vec![
+        ordinal.to_string(),
+        name.to_owned(),
+        text::bytes(direction.fanned_out_bytes),
+        direction.fanned_out_copies.to_string(),
+        rate,
+        reasons(&direction.bypassed),
+    ]
+}
+
+fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<_> = counts
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if parts.is_empty() {
+        "-".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rewarm::control::{DeviceReport, SettingsReport};
+
+    #[test]
+    fn a_report_is_told_in_full() {
+        let h2d = DirectionReport {
+            fanned_out_bytes: 8 << 30,
+            fanned_out_copies: 12,
+            gb_per_s: 53.07,
+            bypassed: BTreeMap::from([("pinned".into(), 3), ("small".into(), 120)]),
+            ..DirectionReport::default()
+        };
+        let report = ProcessReport {
+            rewarm: "0.1.0".into(),
+            pid: 7,
+            executable: "/usr/bin/python3".into(),
+            state: State::Active,
+            settings: SettingsReport {
+                lanes: 8,
+                chunk_bytes: 4 << 20,
+                staging_bytes: 128 << 20,
+                min_copy_bytes: 2 << 20,
+                parallel_restore: true,
+                notes: vec!["something was clamped".into()],
+            },
+            context: ContextReport {
+                prewarmed: true,
+                saved_seconds: 0.25,
+                ..Default::default()
+            },
+            devices: vec![DeviceReport {
+                h2d,
+                ..DeviceReport::default()
+            }],
+            ..ProcessReport::default()
+        };
+        let text = describe(&report);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "process 7 (python3): active, rewarm 0.1.0");
+        assert_eq!(
+            lines[1],
+            "  lanes 8, chunks up to 4 MiB, staging up to 128 MiB, copies from 2 MiB"
+        );
+        assert_eq!(lines[2], "  note: something was clamped");
+        assert!(lines[3].starts_with("  context prewarmed: 0.250 s saved"));
+        assert_eq!(
+            lines[5],
+            "  0       to device  8 GiB       12      53.1  pinned 3, small 120"
+        );
+        assert_eq!(lines[6], "  0       to host    0 B         0       -     -");
+    }
+}

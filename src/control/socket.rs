@@ -1,0 +1,239 @@
+//! What std lacks of unix sockets.
+
+use std::io::{self, Read, Write};
+use std::mem::{MaybeUninit, zeroed};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+/// User of the process at the other end, as it was when it connected.
+pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = MaybeUninit::<libc::ucred>::uninit();
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel fills at most `length` bytes of `peer`.
+    let failed = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            peer.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: filled by the successful call.
+    Ok(unsafe { peer.assume_init() }.uid)
+}
+
+/// Connects, and gives up after a while: the queue of a stopped process fills up.
+pub(super) fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let name = path.as_os_str().as_bytes();
+    // SAFETY: all zeroes is a valid address.
+    let mut address: libc::sockaddr_un = unsafe { zeroed() };
+    if name.len() >= address.sun_path.len() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path is too long for a socket",
+        ));
+    }
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in address.sun_path.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: has no requirements.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let stream = unsafe { UnixStream::from_raw_fd(fd) };
+    stream.set_write_timeout(Some(limit))?;
+    // SAFETY: a whole address of the size given.
+    let failed = unsafe {
+        libc::connect(
+            fd,
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    if failed == 0 {
+        Ok(stream)
+    } else {
+        Err(named(io::Error::last_os_error()))
+    }
+}
+
+/// Descriptors below this are left to the application: scripts and daemons give
+/// them numbers of their own.
+const OUT_OF_THE_WAY: libc::c_int = 200;
+
+/// A listening socket in a process that may close any descriptor it did not
+/// open itself, and then use its number for something else.
+#[derive(Debug)]
+pub(super) struct Listener {
+    fd: RawFd,
+    identity: Option<(u64, u64)>,
+}
+
+/// What [`Listener::wait`] saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// A client waits to be accepted.
+    Client,
+    /// The time is over.
+    Nothing,
+    /// The socket was shut down, or is no longer ours.
+    Closed,
+}
+
+impl Listener {
+    pub(super) fn new(listener: UnixListener) -> io::Result<Listener> {
+        listener.set_nonblocking(true)?;
+        // SAFETY: an open descriptor; the duplicate is fresh.
+        let high =
+            unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) };
+        // Where so many descriptors are not allowed, the low one serves.
+        let fd = if high >= 0 {
+            high
+        } else {
+            listener.into_raw_fd()
+        };
+        Ok(Listener {
+            fd,
+            identity: identity(fd),
+        })
+    }
+
+    /// Waits for a client, for as long as it takes without a limit.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> Wait {
+        let mut poll = libc::pollfd {
+            fd: self.fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let limit = limit.map_or(-1, |limit| limit.as_millis().min(1 << 30) as libc::c_int);
+        // SAFETY: one valid entry.
+        let ready = unsafe { libc::poll(&mut poll, 1, limit) };
+        if !self.is_ours() || poll.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
+            Wait::Closed
+        } else if ready > 0 {
+            Wait::Client
+        } else {
+            Wait::Nothing
+        }
+    }
+
+    /// Takes a client off the queue.
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        // SAFETY: no address is asked for.
+        let fd = unsafe { libc::accept4(self.fd, null_mut(), null_mut(), libc::SOCK_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Ok(unsafe { UnixStream::from_raw_fd(fd) })
+    }
+
+    /// Wakes a [`Listener::wait`], and ends the service for all who share it.
+    pub(super) fn shut_down(&self) {
+        if self.is_ours() {
+            // SAFETY: our own open descriptor.
+            unsafe { libc::shutdown(self.fd, libc::SHUT_RDWR) };
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.identity.is_some() && identity(self.fd) == self.identity
+    }
+
+    /// Closes the descriptor. The socket goes on in processes that share it.
+    pub(super) fn close(&self) {
+        if self.is_ours() {
+            // SAFETY: our own open descriptor; nobody uses it any more.
+            unsafe { libc::close(self.fd) };
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Tells one open file from another: device and inode.
+fn identity(fd: RawFd) -> Option<(u64, u64)> {
+    let mut found = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: filled by the call; a closed descriptor is an error.
+    if unsafe { libc::fstat(fd, found.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: filled by the successful call.
+    let found = unsafe { found.assume_init() };
+    Some((found.st_dev, found.st_ino))
+}
+
+/// Whether a process of that pid exists.
+pub(super) fn is_alive(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
+    // SAFETY: signal 0 only asks whether the process exists.
+    let found = unsafe { libc::kill(pid, 0) } == 0;
+    found || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// A conversation that ends in time, however slowly the other side speaks.
+pub(super) struct Timed<'a> {
+    stream: &'a UnixStream,
+    end: Instant,
+}
+
+impl<'a> Timed<'a> {
+    pub(super) fn new(stream: &'a UnixStream, limit: Duration) -> Timed<'a> {
+        Timed {
+            stream,
+            end: Instant::now() + limit,
+        }
+    }
+
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(Some(left))
+        }
+    }
+}
+
+/// The kernel's word for a socket's timeout is "try again".
+fn named(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer).map_err(named)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(buffer).map_err(named)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! The table of driver functions that rewarm itself calls.
+
+use super::sys::*;
+use core::ffi::CStr;
+
+/// A function that the driver at hand does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the CUDA driver has no {0}")]
+pub struct LookupError(pub &'static str);
+
+macro_rules! driver_functions {
+    ($($(#[$doc:meta])* $field:ident = $name:ident ( $($arg:ident : $ty:ty),* );)*) => {
+        /// Addresses of the driver functions that rewarm calls.
+        ///
+        /// Every method is the driver function of the same name, with the
+        /// driver's own rules for pointers, threads and the current context.
+        #[derive(Clone, Copy)]
+        pub struct Driver {
+            $($field: unsafe extern "C" fn($($ty),*) -> CUresult,)*
+        }
+
+        impl Driver {
+            /// Fills the table through `lookup`, which returns a symbol's
+            /// address or null.
+            ///
+            /// # Errors
+            /// The first function that is missing.
+            ///
+            /// # Safety
+            /// What `lookup` returns for a name must be the driver function of
+            /// that name, and stay loaded as long as the table is used.
+            pub unsafe fn load(
+                lookup: impl Fn(&'static CStr) -> *const c_void,
+            ) -> Result<Driver, LookupError> {
+                Ok(Driver { $($field: {
+                    const NAME: &str = concat!(stringify!($name), "\0");
+                    const SYMBOL: &CStr = match CStr::from_bytes_with_nul(NAME.as_bytes()) {
+                        Ok(name) => name,
+                        Err(_) => unreachable!(),
+                    };
+                    let address = lookup(SYMBOL);
+                    if address.is_null() {
+                        return Err(LookupError(stringify!($name)));
+                    }
+                    // SAFETY: the caller vouches for what `lookup` returns.
+                    unsafe {
+                        core::mem::transmute::<
+                            *const c_void,
+                            unsafe extern "C" fn($($ty),*) -> CUresult,
+                        >(address)
+                    }
+                },)* })
+            }
+
+            $(
+                $(#[$doc])*
+                ///
+                /// # Safety
+                /// As the driver's documentation of the function says.
+                #[allow(clippy::too_many_arguments)]
+                pub unsafe fn $field(&self, $($arg: $ty),*) -> super::Result<()> {
+                    // SAFETY: passed on to the caller.
+                    super::check(stringify!($name), unsafe { (self.$field)($($arg),*) })
+                }
+            )*
+        }
+    };
+}
+
+driver_functions! {
+    /// Initialises the driver in this process; a second call does nothing.
+    init = cuInit(flags: c_uint);
+    /// The driver's CUDA version, 1000 × major + 10 × minor.
+    driver_version = cuDriverGetVersion(version: *mut c_int);
+    /// Number of devices visible to the process.
+    device_count = cuDeviceGetCount(count: *mut c_int);
+    /// Device of an ordinal.
+    device_get = cuDeviceGet(device: *mut CUdevice, ordinal: c_int);
+    /// Takes a reference on a device's primary context, creating it if need be.
+    primary_retain = cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);
+    /// Gives a reference on a device's primary context back.
+    primary_release = cuDevicePrimaryCtxRelease_v2(device: CUdevice);
+    /// Flags of a device's primary context, and whether it exists.
+    primary_state = cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut c_uint, active: *mut c_int);
+    /// The calling thread's current context, or null.
+    current_context = cuCtxGetCurrent(context: *mut CUcontext);
+    /// Replaces the top of the calling thread's context stack.
+    set_current_context = cuCtxSetCurrent(context: CUcontext);
+    /// Pushes onto the calling thread's context stack.
+    push_context = cuCtxPushCurrent_v2(context: CUcontext);
+    /// Pops the calling thread's context stack.
+    pop_context = cuCtxPopCurrent_v2(context: *mut CUcontext);
+    /// Device of the calling thread's current context.
+    current_device = cuCtxGetDevice(device: *mut CUdevice);
+    /// Exchanges the calling thread's stream capture mode.
+    exchange_capture_mode = cuThreadExchangeStreamCaptureMode(mode: *mut c_int);
+    /// Whether a stream is being captured.
+    stream_is_capturing = cuStreamIsCapturing(stream: CUstream, status: *mut c_int);
+    /// Creates a stream in the current context.
+    stream_create_with_priority = cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
+    /// Least and greatest stream priority of the current context.
+    stream_priority_range = cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
+    /// Destroys a stream; its queued work still runs.
+    stream_destroy = cuStreamDestroy_v2(stream: CUstream);
+    /// Waits on the host until a stream has run dry.
+    stream_synchronize = cuStreamSynchronize(stream: CUstream);
+    /// Makes a stream's later work wait for an event.
+    stream_wait_event = cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
+    /// Creates an event in the current context.
+    event_create = cuEventCreate(event: *mut CUevent, flags: c_uint);
+    /// Destroys an event.
+    event_destroy = cuEventDestroy_v2(event: CUevent);
+    /// Records what a stream holds now.
+    event_record = cuEventRecord(event: CUevent, stream: CUstream);
+    /// Whether the recorded work is done: `NOT_READY` if not.
+    event_query = cuEventQuery(event: CUevent);
+    /// Waits on the host until the recorded work is done.
+    event_synchronize = cuEventSynchronize(event: CUevent);
+    /// Registers host memory: pins it and makes it known to the driver.
+    host_register = cuMemHostRegister_v2(address: *mut c_void, bytes: usize, flags: c_uint);
+    /// Undoes a registration.
+    host_unregister = cuMemHostUnregister(address: *mut c_void);
+    /// Several attributes of an address; unknown ones read as null.
+    pointer_attributes = cuPointerGetAttributes(count: c_uint, attributes: *mut c_int, values: *mut *mut c_void, address: CUdeviceptr);
+    /// Host to device on a stream.
+    copy_to_device = cuMemcpyHtoDAsync_v2(dst: CUdeviceptr, src: *const c_void, bytes: usize, stream: CUstream);
+    /// Device to host on a stream.
+    copy_to_host = cuMemcpyDtoHAsync_v2(dst: *mut c_void, src: CUdeviceptr, bytes: usize, stream: CUstream);
+    /// Frees device memory.
+    mem_free = cuMemFree_v2(address: CUdeviceptr);
+}

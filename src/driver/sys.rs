@@ -1,0 +1,113 @@
+//! The driver's types, as `cuda.h` has them.
+//!
+//! Codes that come from the driver are open integers here, not enums: a newer
+//! driver may return a value that this build has never heard of, and it has to
+//! reach the application verbatim.
+
+#![allow(non_camel_case_types, missing_docs)]
+
+pub use core::ffi::{c_char, c_int, c_uint, c_void};
+
+/// Result of every driver call; 0 is success.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[must_use]
+pub struct CUresult(pub c_int);
+
+impl CUresult {
+    pub const SUCCESS: CUresult = CUresult(0);
+    pub const INVALID_VALUE: CUresult = CUresult(1);
+    pub const OUT_OF_MEMORY: CUresult = CUresult(2);
+    pub const NOT_INITIALIZED: CUresult = CUresult(3);
+    pub const INVALID_CONTEXT: CUresult = CUresult(201);
+    pub const NOT_READY: CUresult = CUresult(600);
+    pub const CONTEXT_IS_DESTROYED: CUresult = CUresult(709);
+    pub const UNKNOWN: CUresult = CUresult(999);
+
+    /// Whether the call succeeded.
+    pub fn is_ok(self) -> bool {
+        self == CUresult::SUCCESS
+    }
+}
+
+/// Ordinal of a device as the driver counts them in this process.
+pub type CUdevice = c_int;
+/// Address in device memory (unified addressing: unique in the process).
+pub type CUdeviceptr = u64;
+pub type CUcontext = *mut c_void;
+pub type CUstream = *mut c_void;
+pub type CUevent = *mut c_void;
+
+/// The legacy default stream, whatever the entry point's own default is.
+pub const CU_STREAM_LEGACY: CUstream = 1 as CUstream;
+/// The calling thread's default stream, whatever the entry point's own default is.
+pub const CU_STREAM_PER_THREAD: CUstream = 2 as CUstream;
+
+pub const CU_STREAM_NON_BLOCKING: c_uint = 1;
+pub const CU_EVENT_DISABLE_TIMING: c_uint = 2;
+
+pub const CU_STREAM_CAPTURE_MODE_RELAXED: c_int = 2;
+
+pub const CU_POINTER_ATTRIBUTE_CONTEXT: c_int = 1;
+pub const CU_POINTER_ATTRIBUTE_MEMORY_TYPE: c_int = 2;
+pub const CU_POINTER_ATTRIBUTE_IS_MANAGED: c_int = 8;
+pub const CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: c_int = 9;
+
+pub const CU_MEMORYTYPE_HOST: c_uint = 1;
+pub const CU_MEMORYTYPE_DEVICE: c_uint = 2;
+pub const CU_MEMORYTYPE_ARRAY: c_uint = 3;
+pub const CU_MEMORYTYPE_UNIFIED: c_uint = 4;
+
+pub const CU_MEMHOSTREGISTER_PORTABLE: c_uint = 0x01;
+pub const CU_MEMHOSTREGISTER_READ_ONLY: c_uint = 0x08;
+
+/// First fields of `CUDA_MEMCPY2D_v2`; only pointers to it are passed on.
+#[repr(C)]
+pub struct CUDA_MEMCPY2D {
+    pub src_x_in_bytes: usize,
+    pub src_y: usize,
+    pub src_memory_type: c_uint,
+    pub src_host: *const c_void,
+    pub src_device: CUdeviceptr,
+    pub src_array: *mut c_void,
+    pub src_pitch: usize,
+    pub dst_x_in_bytes: usize,
+    pub dst_y: usize,
+    pub dst_memory_type: c_uint,
+    pub dst_host: *mut c_void,
+    pub dst_device: CUdeviceptr,
+    pub dst_array: *mut c_void,
+    pub dst_pitch: usize,
+    pub width_in_bytes: usize,
+    pub height: usize,
+}
+
+/// `CUDA_MEMCPY3D_v2`; only pointers to it are passed on.
+#[repr(C)]
+pub struct CUDA_MEMCPY3D {
+    pub src_x_in_bytes: usize,
+    pub src_y: usize,
+    pub src_z: usize,
+    pub src_lod: usize,
+    pub src_memory_type: c_uint,
+    pub src_host: *const c_void,
+    pub src_device: CUdeviceptr,
+    pub src_array: *mut c_void,
+    pub reserved0: *mut c_void,
+    pub src_pitch: usize,
+    pub src_height: usize,
+    pub dst_x_in_bytes: usize,
+    pub dst_y: usize,
+    pub dst_z: usize,
+    pub dst_lod: usize,
+    pub dst_memory_type: c_uint,
+    pub dst_host: *mut c_void,
+    pub dst_device: CUdeviceptr,
+    pub dst_array: *mut c_void,
+    pub reserved1: *mut c_void,
+    pub dst_pitch: usize,
+    pub dst_height: usize,
+    pub width_in_bytes: usize,
+    pub height: usize,
+    pub depth: usize,
+}

@@ -1,0 +1,128 @@
+//! One copy while lanes work on it.
+
+use super::chunks::Chunks;
+use super::{LaneError, waits};
+use crate::driver::sys::CUdeviceptr;
+use parking_lot::{Condvar, Mutex};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Which way a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Host to device.
+    ToDevice,
+    /// Device to host.
+    ToHost,
+}
+
+/// How long the caller looks before it sleeps. What is left is the last chunk
+/// of each lane, and being woken costs about as much.
+const SPIN: Duration = Duration::from_micros(500);
+
+/// A copy that lanes take chunks of.
+///
+/// The caller of the copy stays in it until every chunk that was claimed is
+/// finished, so the host memory outlives every access.
+pub(super) struct Job {
+    pub(super) direction: Direction,
+    pub(super) device: CUdeviceptr,
+    pub(super) host: *mut u8,
+    cut: Chunks,
+    chunks: usize,
+    next: AtomicUsize,
+    unfinished: AtomicUsize,
+    error: Mutex<Option<LaneError>>,
+    done: Mutex<bool>,
+    wake: Condvar,
+}
+
+// SAFETY: `host` is only touched within claimed chunks, see the type's comment.
+unsafe impl Send for Job {}
+// SAFETY: as above; chunks do not overlap.
+unsafe impl Sync for Job {}
+
+impl Job {
+    pub(super) fn new(
+        direction: Direction,
+        device: CUdeviceptr,
+        host: *mut u8,
+        cut: Chunks,
+    ) -> Job {
+        let chunks = cut.count();
+        Job {
+            direction,
+            device,
+            host,
+            cut,
+            chunks,
+            next: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(chunks),
+            error: Mutex::new(None),
+            done: Mutex::new(chunks == 0),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Number of chunks in all.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// Whether no chunk is left to claim.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.chunks
+    }
+
+    /// Takes the next chunk; the taker must [`finish`](Job::finish) it or
+    /// [`fail`](Job::fail).
+    pub(super) fn claim(&self) -> Option<Range<usize>> {
+        if self.is_exhausted() {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (index < self.chunks).then(|| self.cut.range(index))
+    }
+
+    /// A claimed chunk no longer needs the host memory.
+    pub(super) fn finish(&self) {
+        self.subtract(1);
+    }
+
+    /// A claimed chunk failed: nobody needs to begin another.
+    pub(super) fn fail(&self, error: LaneError) {
+        self.error.lock().get_or_insert(error);
+        let begun = self
+            .next
+            .swap(self.chunks, Ordering::Relaxed)
+            .min(self.chunks);
+        self.subtract(self.chunks - begun + 1);
+    }
+
+    fn subtract(&self, chunks: usize) {
+        // Release: what this thread read or wrote is seen by the caller.
+        if self.unfinished.fetch_sub(chunks, Ordering::AcqRel) == chunks {
+            *self.done.lock() = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until no claimed chunk is left: the **staged** wait.
+    pub(super) fn wait(&self) -> Result<(), LaneError> {
+        if waits::STAGED.is_kept() {
+            let begun = Instant::now();
+            while self.unfinished.load(Ordering::Acquire) != 0 && begun.elapsed() < SPIN {
+                std::hint::spin_loop();
+            }
+            let mut done = self.done.lock();
+            while !*done {
+                self.wake.wait(&mut done);
+            }
+        }
+        match self.error.lock().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}

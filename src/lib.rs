@@ -1,0 +1,8 @@
+//! The engine of rewarm: what the preloaded core and the command line share.
+//!
+//! Dependencies point one way: `control` → `lanes` → `driver` → `config`.
+
+pub mod config;
+pub mod control;
+pub mod driver;
+pub mod lanes;
