@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Copies and start-up as Python frameworks do them; one JSON line per measurement on stdout.
 
-    frameworks.py copy torch|cupy|numba|jax --sizes A,B --reps R [--full]
+    frameworks.py copy torch|cupy|cupy-set|numba|jax --sizes A,B --reps R [--full]
     frameworks.py pin --sizes A,B          torch's pin_memory()
     frameworks.py first                    the first CUDA use after `import torch`
 
@@ -84,6 +84,16 @@ class Cupy(Numpy):
         return self.cupy.asnumpy(there[begin:end])
 
 
+class CupySet(Cupy):
+    """Into an array that is there: `asarray` copies into pinned memory of its own on one thread first."""
+
+    def copy(self, source):
+        there = self.cupy.empty(source.shape, source.dtype)
+        there.set(source)
+        self.cupy.cuda.runtime.deviceSynchronize()
+        return there
+
+
 class Numba(Numpy):
     def __init__(self):
         super().__init__()
@@ -119,7 +129,7 @@ class Jax(Numpy):
         return self.np.asarray(self.jax.lax.dynamic_slice(there, (begin,), (end - begin,)))
 
 
-FRAMEWORKS = {"torch": Torch, "cupy": Cupy, "numba": Numba, "jax": Jax}
+FRAMEWORKS = {"torch": Torch, "cupy": Cupy, "cupy-set": CupySet, "numba": Numba, "jax": Jax}
 
 
 def verify(framework, source, there, full):

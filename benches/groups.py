@@ -76,7 +76,7 @@ def large_sizes(runner, most=8 * GIB):
     return [size for size in (GIB, 2 * GIB, 8 * GIB) if size <= most]
 
 
-FRAMEWORKS = (("torch", "torch .to('cuda')"), ("cupy", "cupy.asarray"), ("numba", "numba cuda.to_device"),
+FRAMEWORKS = (("torch", "torch .to('cuda')"), ("cupy", "cupy.asarray"), ("cupy-set", "cupy ndarray.set"), ("numba", "numba cuda.to_device"),
               ("jax", "jax.device_put"))
 
 
