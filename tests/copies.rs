@@ -327,3 +327,14 @@ fn a_bad_setting_is_noted_and_the_default_holds() {
         "{settings:?}"
     );
 }
+
+#[test]
+fn copies_go_on_while_other_streams_wait_for_the_host() {
+    let outcome = Run::rewarmed(app("blocked", Link::Dlopen))
+        .small_copies_too()
+        .finish()
+        .ok();
+    let device = outcome.device();
+    outcome.must(device.h2d.fanned_out_copies == 5, "not 5 to the device");
+    outcome.must(device.d2h.fanned_out_copies == 5, "not 5 to the host");
+}
