@@ -2,10 +2,16 @@
 
 use crate::{fork, slots, symbols};
 use core::cell::UnsafeCell;
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use rewarm_abi::Hook;
+
+/// `CUDA_ERROR_STUB_LIBRARY`: what NVIDIA's own link-time stub answers where no
+/// driver is installed.
+pub(crate) const STUB_LIBRARY: c_int = 34;
+/// `CUDA_ERROR_NOT_FOUND`: the driver has no such function.
+pub(crate) const NOT_FOUND: c_int = 500;
 
 const LIBRARY: &core::ffi::CStr = c"libcuda.so.1";
 

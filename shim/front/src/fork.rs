@@ -10,7 +10,7 @@
 use crate::{prewarm, state};
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// Writable segments of the driver library: most have one or two.
 const MOST_SEGMENTS: usize = 8;
@@ -26,8 +26,8 @@ struct Saved {
     segments: core::cell::UnsafeCell<[Segment; MOST_SEGMENTS]>,
     count: AtomicUsize,
 }
-// SAFETY: written by the prewarming thread before `count` says so; read in
-// forked children, which have one thread.
+// SAFETY: written by the thread that starts prewarming before `count` says so;
+// read in forked children alone.
 unsafe impl Sync for Saved {}
 
 static SAVED: Saved = Saved {
@@ -42,7 +42,15 @@ static SAVED: Saved = Saved {
 };
 
 static WATCHING: AtomicBool = AtomicBool::new(false);
-static STALE: AtomicBool = AtomicBool::new(false);
+
+/// What the driver library's data are in this process.
+static DATA: AtomicU8 = AtomicU8::new(FRESH);
+/// Its own.
+const FRESH: u8 = 0;
+/// Those of a parent that had initialised it.
+const STALE: u8 = 1;
+/// Being put back, by another thread.
+const REFRESHING: u8 = 2;
 
 /// Has forks noticed from now on.
 pub(crate) fn watch() {
@@ -65,9 +73,9 @@ unsafe extern "C" fn in_child() {
         return; // the driver itself forks helpers; they exec
     }
     // Stale already: the parent was such a child itself and never asked.
-    let initialised = prewarm::ran() || STALE.load(Ordering::Acquire);
+    let initialised = prewarm::ran() || DATA.load(Ordering::Acquire) != FRESH;
     let put_back = initialised && !state::application_used_cuda();
-    STALE.store(put_back, Ordering::Release);
+    DATA.store(if put_back { STALE } else { FRESH }, Ordering::Release);
     prewarm::forget();
     state::after_fork(put_back);
 }
@@ -90,8 +98,9 @@ pub(crate) fn save_driver(address_in_driver: *const c_void) -> bool {
 
 /// In a child: undoes the parent's prewarming, once.
 pub(crate) fn refresh_driver() {
-    if !STALE.swap(false, Ordering::AcqRel) {
-        return;
+    match DATA.compare_exchange(STALE, REFRESHING, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(_) => return wait_until_fresh(),
     }
     // SAFETY: complete since `count` was set, and this is a forked child.
     let segments = unsafe { &*SAVED.segments.get() };
@@ -99,6 +108,15 @@ pub(crate) fn refresh_driver() {
         // SAFETY: the library is still mapped where it was; the segment is
         // writable and as long as its copy.
         unsafe { ptr::copy_nonoverlapping(segment.saved, segment.start, segment.bytes) };
+    }
+    DATA.store(FRESH, Ordering::Release);
+}
+
+/// Another thread of the child may be at it, which takes some microseconds.
+fn wait_until_fresh() {
+    while DATA.load(Ordering::Acquire) == REFRESHING {
+        // SAFETY: gives the processor away.
+        unsafe { libc::sched_yield() };
     }
 }
 

@@ -10,8 +10,6 @@ use core::ffi::{c_char, c_int, c_void};
 use core::mem::transmute;
 use rewarm_abi::Hook;
 
-const NOT_FOUND: c_int = 500;
-
 type Lookup4 = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64) -> c_int;
 type Lookup5 =
     unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> c_int;
@@ -24,7 +22,7 @@ pub(crate) unsafe extern "C" fn cu_get_proc_address(
     flags: u64,
 ) -> c_int {
     let Some(real) = driver::link() else {
-        return NOT_FOUND;
+        return driver::STUB_LIBRARY;
     };
     // SAFETY: the driver's function of this signature, with the caller's arguments.
     unsafe {
@@ -44,7 +42,7 @@ pub(crate) unsafe extern "C" fn cu_get_proc_address_v2(
     status: *mut c_int,
 ) -> c_int {
     let Some(real) = driver::link() else {
-        return NOT_FOUND;
+        return driver::STUB_LIBRARY;
     };
     // SAFETY: the driver's function of this signature, with the caller's arguments.
     unsafe {

@@ -42,7 +42,6 @@ pub(crate) fn start_if_wanted() {
     // library registered when it was loaded.
     // SAFETY: the handler lives as long as the process.
     unsafe { __cxa_atexit(wait_at_exit, ptr::null_mut(), ptr::null_mut()) };
-    fork::watch();
     PHASE.store(RUNNING, Ordering::Release);
     if !spawn() {
         PHASE.store(NONE, Ordering::Release);
@@ -118,6 +117,8 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
     // SAFETY: has no requirements.
     THREAD.store(unsafe { libc::pthread_self() } as usize, Ordering::Release);
     prewarm();
+    // A later thread may get the same descriptor.
+    THREAD.store(0, Ordering::Release);
     PHASE.store(DONE, Ordering::Release);
     ptr::null_mut()
 }

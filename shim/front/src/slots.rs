@@ -80,13 +80,12 @@ pub(crate) fn clear() {
     }
 }
 
-/// `CUDA_ERROR_STUB_LIBRARY`: what NVIDIA's own link-time stub answers where no
-/// driver is installed.
+/// Every function, where no driver is loaded.
 extern "C" fn no_driver() -> c_int {
-    34
+    driver::STUB_LIBRARY
 }
 
-/// `CUDA_ERROR_NOT_FOUND`: the driver has no such function.
+/// A function that the driver does not have.
 extern "C" fn no_symbol() -> c_int {
-    500
+    driver::NOT_FOUND
 }

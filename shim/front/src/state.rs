@@ -54,7 +54,7 @@ pub(crate) fn front_hook(hook: Hook) -> Option<*mut c_void> {
 /// `cuInit`: the sign that this process really uses CUDA.
 unsafe extern "C" fn cu_init(flags: c_uint) -> c_int {
     let Some(real) = driver::link() else {
-        return 34; // CUDA_ERROR_STUB_LIBRARY, as slots::no_driver
+        return driver::STUB_LIBRARY;
     };
     APPLICATION_USED_CUDA.store(true, Ordering::Release);
     // SAFETY: the driver's own cuInit.
