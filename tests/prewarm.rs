@@ -197,6 +197,11 @@ fn many_children_forked_while_prewarming_have_cuda() {
 }
 
 #[test]
+fn children_forked_by_later_threads_have_cuda() {
+    like_plain("fork_in_threads", 3);
+}
+
+#[test]
 fn children_of_a_process_that_uses_cuda_get_the_drivers_own_error() {
     for milliseconds in [0, 300] {
         let outcome = like_plain("fork_of_a_user", milliseconds);

@@ -261,6 +261,27 @@ static void fork_often(int count)
     works();
 }
 
+static void *fork_here(void *unused)
+{
+    (void)unused;
+    pid_t child = fork();
+    if (!child) _exit(works());
+    MUST(child_status(child) == 0);
+    return NULL;
+}
+
+/* Children of threads, of which one may get what the C library kept of an earlier thread. */
+static void fork_in_threads(int count)
+{
+    usleep(300000);
+    for (int i = 0; i < count; i++) {
+        pthread_t thread;
+        MUST(!pthread_create(&thread, NULL, fork_here, NULL));
+        MUST(!pthread_join(thread, NULL));
+    }
+    works();
+}
+
 /* A child that looked for CUDA's functions before the fork, and never calls them in the parent. */
 static void fork_with_handle(int milliseconds)
 {
@@ -331,7 +352,7 @@ static const struct {
     void (*play)(int);
 } SCENES[] = {
     {"retain", retain}, {"release", release}, {"reset", reset}, {"create", create},
-    {"create_and_retain", create_and_retain}, {"fork_after", fork_after}, {"fork_often", fork_often},
+    {"create_and_retain", create_and_retain}, {"fork_after", fork_after}, {"fork_often", fork_often}, {"fork_in_threads", fork_in_threads},
     {"fork_with_handle", fork_with_handle}, {"fork_of_a_user", fork_of_a_user}, {"leave_after", leave_after},
     {"threads_after", threads_after},
 };
