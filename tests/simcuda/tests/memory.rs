@@ -320,6 +320,9 @@ fn rows_and_batches() {
 
 #[test]
 fn ipc_is_for_other_processes() {
+    if let Ok(text) = std::env::var("IPC_HANDLE") {
+        return ipc_child(&text);
+    }
     let driver = Driver::start(&[]);
     let memory = driver.allocate(8192);
     driver.ok("cuMemsetD8_v2", (memory + 4096, 6u8, 4096usize));
@@ -337,19 +340,15 @@ fn ipc_is_for_other_processes() {
     let own = std::env::current_exe().expect("no path");
     let text = handle.0.map(|word| word.to_string()).join(",");
     let output = std::process::Command::new(own)
-        .args(["--exact", "ipc_child", "--ignored", "--nocapture"])
+        .args(["--exact", "ipc_is_for_other_processes", "--nocapture"])
         .env("IPC_HANDLE", text)
         .status();
     assert!(output.expect("no child").success());
     assert_eq!(driver.read(memory, 4), [8; 4]);
 }
 
-#[test]
-#[ignore = "started by ipc_is_for_other_processes"]
-fn ipc_child() {
-    let Ok(text) = std::env::var("IPC_HANDLE") else {
-        return;
-    };
+/// The other process: the same test, started with a handle.
+fn ipc_child(text: &str) {
     let words: Vec<u64> = text
         .split(',')
         .map(|word| word.parse().expect("a number"))
