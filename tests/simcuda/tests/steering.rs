@@ -86,13 +86,12 @@ fn lookup_follows_versions_and_flags() {
 
 #[test]
 fn every_request_of_the_runtime_is_answered() {
-    let Ok(requests) = std::fs::read_to_string("/work/shared/probes/cudart-13-requests.txt") else {
-        return;
-    };
+    // Name, version and flags of each question that libcudart 13 asks at its start.
+    let requests = include_str!("cudart-13-requests.txt");
+    assert_eq!(requests.lines().count(), 439);
     let driver = Driver::open(&[]);
     for line in requests.lines() {
-        let inner = line.trim_start_matches("GPA(").trim_end_matches(')');
-        let parts: Vec<&str> = inner.split(',').collect();
+        let parts: Vec<&str> = line.split(' ').collect();
         let name = std::ffi::CString::new(parts[0]).expect("a name");
         let number = |text: &str| text.parse::<i32>().expect("a number");
         let (_, address, _) = look_up(&driver, &name, number(parts[1]), number(parts[2]) as u64);
