@@ -319,22 +319,7 @@ fn a_bad_setting_is_noted_and_the_default_holds() {
     to_device(&outcome, 1, []);
     let settings = &outcome.report().settings;
     assert_eq!(settings.chunk_bytes, 4 << 20);
-    assert!(
-        settings
-            .notes
-            .iter()
-            .any(|note| note.contains("CRIU_CUDA_CHUNK_MB")),
-        "{settings:?}"
-    );
-}
-
-#[test]
-fn copies_go_on_while_other_streams_wait_for_the_host() {
-    let outcome = Run::rewarmed(app("blocked", Link::Dlopen))
-        .small_copies_too()
-        .finish()
-        .ok();
-    let device = outcome.device();
-    outcome.must(device.h2d.fanned_out_copies == 5, "not 5 to the device");
-    outcome.must(device.d2h.fanned_out_copies == 5, "not 5 to the host");
+    let notes = settings.notes.iter();
+    let about = notes.filter(|note| note.contains("CRIU_CUDA_CHUNK_MB"));
+    assert_eq!(about.count(), 1, "{settings:?}");
 }

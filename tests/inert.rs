@@ -13,16 +13,7 @@ use std::path::{Path, PathBuf};
 fn like_plain(prepare: impl Fn(Run) -> Run, program: impl AsRef<Path>) -> Outcome {
     let plain = prepare(Run::plain(&program)).finish();
     let preloaded = prepare(Run::rewarmed(&program)).finish();
-    let alike = plain.stdout == preloaded.stdout
-        && plain.stderr == preloaded.stderr
-        && plain.status == preloaded.status;
-    preloaded.must(
-        alike,
-        &format!(
-            "plain run: {:?}\n{}\n{}",
-            plain.status, plain.stdout, plain.stderr
-        ),
-    );
+    preloaded.must_be_like(&plain);
     preloaded
 }
 

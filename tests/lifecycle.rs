@@ -14,16 +14,7 @@ fn like_plain(scene: &str) -> Outcome {
             .finish()
     };
     let (plain, rewarmed) = (run(false), run(true));
-    let alike = plain.stdout == rewarmed.stdout
-        && plain.stderr == rewarmed.stderr
-        && plain.status == rewarmed.status;
-    rewarmed.must(
-        alike,
-        &format!(
-            "plain run: {:?}\n{}{}",
-            plain.status, plain.stdout, plain.stderr
-        ),
-    );
+    rewarmed.must_be_like(&plain);
     rewarmed
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Link, Outcome, Run, Scratch, app, repository};
+use common::{Link, Run, Scratch, app, repository};
 use rewarm::control::State;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,20 +55,6 @@ fn runtime_program(library: &str) -> (PathBuf, PathBuf) {
     (app("cudart", Link::Library(library)), libraries)
 }
 
-#[track_caller]
-fn same(plain: &Outcome, rewarmed: &Outcome) {
-    let alike = plain.stdout == rewarmed.stdout
-        && plain.stderr == rewarmed.stderr
-        && plain.status == rewarmed.status;
-    rewarmed.must(
-        alike,
-        &format!(
-            "plain run: {:?}\n{}\n{}",
-            plain.status, plain.stdout, plain.stderr
-        ),
-    );
-}
-
 /// The runtime finds its 439 functions, `cuInit` among them, through rewarm's
 /// `cuGetProcAddress`, and gets as far as without it: the private tables that it
 /// then asks for exist in real drivers only.
@@ -82,7 +68,7 @@ fn the_cuda_runtime_gets_as_far_as_without_rewarm() {
                 .finish()
         };
         let rewarmed = run(true);
-        same(&run(false), &rewarmed);
+        rewarmed.must_be_like(&run(false));
         rewarmed.must(
             rewarmed.report().state == State::Active,
             "the runtime's cuInit missed its hook",
@@ -102,7 +88,7 @@ fn ctypes_copies_are_fanned_out() {
             .ok()
     };
     let rewarmed = run(true);
-    same(&run(false), &rewarmed);
+    rewarmed.must_be_like(&run(false));
     rewarmed.must(
         rewarmed.device().h2d.fanned_out_bytes == 96 << 20,
         "the copy was not fanned out",

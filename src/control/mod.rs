@@ -6,6 +6,7 @@
 
 mod bypass;
 mod client;
+mod descriptors;
 mod error;
 pub mod frame;
 mod protocol;
@@ -16,6 +17,7 @@ mod stats_file;
 
 pub use bypass::Bypass;
 pub use client::{Client, list};
+pub use descriptors::out_of_the_way;
 pub use error::ControlError;
 pub use protocol::{PROTOCOL_VERSION, Request, Response};
 pub use report::*;

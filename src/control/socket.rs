@@ -1,5 +1,6 @@
 //! What std lacks of unix sockets.
 
+use super::descriptors::out_of_the_way;
 use std::io::{self, Read, Write};
 use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
@@ -68,10 +69,6 @@ pub(super) fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     }
 }
 
-/// Descriptors below this are left to the application: scripts and daemons give
-/// them numbers of their own.
-const OUT_OF_THE_WAY: libc::c_int = 200;
-
 /// A listening socket in a process that may close any descriptor it did not
 /// open itself, and then use its number for something else.
 #[derive(Debug)]
@@ -94,15 +91,7 @@ pub(super) enum Wait {
 impl Listener {
     pub(super) fn new(listener: UnixListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
-        // SAFETY: an open descriptor; the duplicate is fresh.
-        let high =
-            unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) };
-        // Where so many descriptors are not allowed, the low one serves.
-        let fd = if high >= 0 {
-            high
-        } else {
-            listener.into_raw_fd()
-        };
+        let fd = out_of_the_way(listener.into()).into_raw_fd();
         Ok(Listener {
             fd,
             identity: identity(fd),

@@ -381,12 +381,12 @@ static void dead_stream(int count)
 }
 
 /* The lanes' context goes away under them, and copies go on in a new one. */
-static void reset(int count)
+static void lose_context(int count, CUresult (*lose)(CUdevice))
 {
     for (int i = 0; i < count; i++) {
         OK(cu.cuMemcpyHtoD_v2(device, host, SIZE));
         must_hold(device, host, SIZE);
-        OK(cu.cuDevicePrimaryCtxReset_v2(0));
+        OK(lose(0));
         SAY(cu.cuMemcpyHtoD_v2(device, host, SIZE));
         OK(cu.cuDevicePrimaryCtxRetain(&context, 0));
         OK(cu.cuCtxSetCurrent(context));
@@ -394,18 +394,9 @@ static void reset(int count)
     }
 }
 
-static void release(int count)
-{
-    for (int i = 0; i < count; i++) {
-        OK(cu.cuMemcpyHtoD_v2(device, host, SIZE));
-        must_hold(device, host, SIZE);
-        OK(cu.cuDevicePrimaryCtxRelease_v2(0));
-        SAY(cu.cuMemcpyHtoD_v2(device, host, SIZE));
-        OK(cu.cuDevicePrimaryCtxRetain(&context, 0));
-        OK(cu.cuCtxSetCurrent(context));
-        OK(cu.cuMemAlloc_v2(&device, SIZE));
-    }
-}
+static void reset(int count) { lose_context(count, cu.cuDevicePrimaryCtxReset_v2); }
+
+static void release(int count) { lose_context(count, cu.cuDevicePrimaryCtxRelease_v2); }
 
 static const struct {
     const char *name;

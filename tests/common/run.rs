@@ -294,6 +294,21 @@ impl Outcome {
         )
     }
 
+    /// The program said and ended as in the plain run.
+    #[track_caller]
+    pub fn must_be_like(&self, plain: &Outcome) {
+        let alike = plain.stdout == self.stdout
+            && plain.stderr == self.stderr
+            && plain.status == self.status;
+        self.must(
+            alike,
+            &format!(
+                "plain run: {:?}\n{}\n{}",
+                plain.status, plain.stdout, plain.stderr
+            ),
+        );
+    }
+
     /// Insists on a condition.
     #[track_caller]
     pub fn must(&self, condition: bool, why: &str) {

@@ -109,7 +109,7 @@ unsafe fn large(copy: Copy, plain: &dyn Fn() -> CUresult) -> CUresult {
     let (ordinal, decided) = process.decide(&copy);
     let device = process.devices.get(ordinal);
     // SAFETY: passed on.
-    match decided.and_then(|()| unsafe { process.fan_out(device, &copy) }) {
+    match decided.and_then(|context| unsafe { process.fan_out(device, context, &copy) }) {
         Ok(()) => CUresult::SUCCESS,
         Err(reason) => {
             device.copies(copy.direction).bypassed(reason);
@@ -131,21 +131,18 @@ enum Kind {
 }
 
 impl Process {
-    /// The device that a copy is counted for, and whether it may be fanned out.
-    /// What rules it out most often is asked first.
-    fn decide(&self, copy: &Copy) -> (CUdevice, Result<(), Bypass>) {
+    /// The device that a copy is counted for, and the context that it may be
+    /// fanned out in. What rules it out most often is asked first.
+    fn decide(&self, copy: &Copy) -> (CUdevice, Result<CUcontext, Bypass>) {
         let mut ordinal = 0;
-        let mut context = ptr::null_mut();
-        // SAFETY: out-pointers to locals.
-        let current = unsafe {
-            self.driver
-                .current_device(&mut ordinal)
-                .and_then(|()| self.driver.current_context(&mut context))
-        };
-        if current.is_err() || context.is_null() {
+        // SAFETY: an out-pointer to a local.
+        let asked = unsafe { self.driver.current_device(&mut ordinal) };
+        let context = self.current_context();
+        if asked.is_err() || context.is_null() {
             return (0, Err(Bypass::NoContext));
         }
-        (ordinal, self.may_fan_out(copy, ordinal, context))
+        let decided = self.may_fan_out(copy, ordinal, context);
+        (ordinal, decided.map(|()| context))
     }
 
     fn may_fan_out(
@@ -250,16 +247,18 @@ impl Process {
     }
 
     /// # Safety
-    /// The copy was found fit by [`Process::decide`] on this thread.
-    unsafe fn fan_out(&self, device: &Device, copy: &Copy) -> Result<(), Bypass> {
+    /// The copy was found fit by [`Process::decide`] on this thread, in `context`.
+    unsafe fn fan_out(
+        &self,
+        device: &Device,
+        context: CUcontext,
+        copy: &Copy,
+    ) -> Result<(), Bypass> {
         let begun = Instant::now();
         let lanes = device
             .lanes(&self.driver, &self.plan)
             .ok_or(Bypass::LanesUnavailable)?;
-        let mut context = ptr::null_mut();
-        // SAFETY: an out-pointer to a local.
-        let current = unsafe { self.driver.current_context(&mut context) };
-        if current.is_err() || context != lanes.context() {
+        if context != lanes.context() {
             return Err(Bypass::ForeignContext);
         }
         // SAFETY: the application's own buffers; the lanes' context is current.

@@ -6,7 +6,6 @@ use rewarm::config::LanePlan;
 use rewarm::driver::Driver;
 use rewarm::driver::sys::{CUcontext, CUdevice};
 use rewarm::lanes::{Direction, LaneSet};
-use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Failures in a row, of making lanes or of copying over them, after which a
@@ -81,16 +80,11 @@ impl Device {
         }
     }
 
-    /// Gives the lanes back if they live in `context`, which is about to go.
-    pub(crate) fn leave_context(&self, driver: &Driver, context: CUcontext) {
-        let mut place = self.lanes.write();
-        if place
-            .as_ref()
-            .is_some_and(|lanes| lanes.context() == context)
-            && let Some(lanes) = place.take()
-        {
-            with_context(driver, context, || lanes.release());
-        }
+    /// Takes the lanes away if they live in `context`.
+    fn take_lanes(&self, context: CUcontext) -> Option<LaneSet> {
+        self.lanes
+            .write()
+            .take_if(|lanes| lanes.context() == context)
     }
 }
 
@@ -112,23 +106,10 @@ impl Devices {
         self.0.iter().enumerate()
     }
 
-    /// Gives back every lane that lives in `context`.
-    pub(crate) fn leave_context(&self, driver: &Driver, context: CUcontext) {
-        for device in &self.0 {
-            device.leave_context(driver, context);
-        }
+    /// Takes away every set of lanes that lives in `context`.
+    pub(crate) fn take_lanes(&self, context: CUcontext) -> impl Iterator<Item = LaneSet> {
+        self.0
+            .iter()
+            .filter_map(move |device| device.take_lanes(context))
     }
-}
-
-/// Runs `action` with `context` current.
-fn with_context(driver: &Driver, context: CUcontext, action: impl FnOnce()) {
-    // SAFETY: a context that is still alive.
-    if let Err(error) = unsafe { driver.push_context(context) } {
-        tracing::warn!(%error, "a context could not be entered");
-        return;
-    }
-    action();
-    let mut popped = ptr::null_mut();
-    // SAFETY: undoes the push.
-    let _ = unsafe { driver.pop_context(&mut popped) };
 }

@@ -2,7 +2,8 @@
 //! process's own output.
 
 use rewarm::config::Settings;
-use std::fs::OpenOptions;
+use rewarm::control::out_of_the_way;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 
@@ -17,6 +18,7 @@ pub(crate) fn start(settings: &Settings) {
     else {
         return;
     };
+    let file = File::from(out_of_the_way(file.into()));
     // A second start, in a forked child, finds the first one's log.
     let _ = tracing_subscriber::fmt()
         .with_writer(Mutex::new(file))

@@ -47,13 +47,8 @@ impl Process {
         let Some(context) = self.contexts.lock().prewarmed_context() else {
             return;
         };
-        let mut popped = ptr::null_mut();
-        // SAFETY: the context is held; the stack is this thread's own.
-        unsafe {
-            if self.driver.push_context(context).is_ok() {
-                self.devices.get(DEVICE).lanes(&self.driver, &self.plan);
-                let _ = self.driver.pop_context(&mut popped);
-            }
-        }
+        self.with_context(context, || {
+            self.devices.get(DEVICE).lanes(&self.driver, &self.plan);
+        });
     }
 }

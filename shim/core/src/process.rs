@@ -7,10 +7,11 @@ use crate::{log, report};
 use parking_lot::Mutex;
 use rewarm::config::{LanePlan, Note, Settings, cpus};
 use rewarm::control::{Request, Response, Server, StatsFile, Tick};
-use rewarm::driver::sys::CUdevice;
+use rewarm::driver::sys::{CUcontext, CUdevice};
 use rewarm::driver::{Driver, LookupError};
 use rewarm_abi::FrontTable;
 use std::path::Path;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
@@ -77,9 +78,7 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
     let (dlsym, library) = (front.dlsym, front.driver);
     // SAFETY: the driver's own symbols; the front keeps the driver loaded.
     let driver = unsafe { Driver::load(|name| dlsym(library, name.as_ptr()).cast_const())? };
-    let mut plan = settings.plan(cpus());
-    plan.notes
-        .splice(0..0, notes.iter().map(ToString::to_string));
+    let plan = settings.plan(cpus());
     let process: &'static Process = Box::leak(Box::new(Process {
         driver,
         plan,
@@ -99,6 +98,32 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
 }
 
 impl Process {
+    /// The calling thread's current context, or null.
+    pub(crate) fn current_context(&self) -> CUcontext {
+        let mut context = ptr::null_mut();
+        // SAFETY: an out-pointer to a local; what fails leaves it null.
+        let _ = unsafe { self.driver.current_context(&mut context) };
+        context
+    }
+
+    /// Runs `action` with `context`, which is alive, current.
+    pub(crate) fn with_context(&self, context: CUcontext, action: impl FnOnce()) {
+        // SAFETY: a context that is still alive.
+        if let Err(error) = unsafe { self.driver.push_context(context) } {
+            tracing::warn!(%error, "a context could not be entered");
+            return;
+        }
+        action();
+        self.pop_context();
+    }
+
+    /// Takes the top off the calling thread's context stack.
+    pub(crate) fn pop_context(&self) {
+        let mut popped = ptr::null_mut();
+        // SAFETY: an out-pointer to a local.
+        let _ = unsafe { self.driver.pop_context(&mut popped) };
+    }
+
     fn start_server(&'static self) {
         let answer = |request: Request| match request {
             Request::Status => Response::Status(Box::new(report::process(self))),

@@ -1,4 +1,5 @@
-//! The driver library of this process: found, never loaded, by the front.
+//! The driver library of this process: found by the front, and loaded by it only
+//! to prewarm.
 
 use crate::{fork, slots, symbols};
 use core::cell::UnsafeCell;
@@ -48,8 +49,7 @@ pub(crate) fn link() -> Option<&'static Addresses> {
 }
 
 /// Looks for a loaded driver. Two threads may come here at once; the one that
-/// publishes the handle fills the table, the other answers "not yet" for this
-/// one question unless the table is already there.
+/// publishes the handle fills the table, and the other waits for it.
 fn find() -> bool {
     // SAFETY: RTLD_NOLOAD only asks whether the library is there.
     let handle = unsafe { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };

@@ -56,10 +56,7 @@ pub(crate) fn prewarm_wanted() -> bool {
         return false;
     };
     let path = &buffer[..length];
-    let name = &path[path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |at| at + 1)..];
+    let name = file_name(path);
     if LAUNCHERS.contains(&name) {
         return false;
     }
@@ -96,11 +93,13 @@ unsafe extern "C" fn is_cuda(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_
     }
     // SAFETY: as above.
     let path = unsafe { CStr::from_ptr(name) }.to_bytes();
-    let name = &path[path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |at| at + 1)..];
+    let name = file_name(path);
     c_int::from(name.starts_with(b"libcuda.so") || name.starts_with(b"libcudart.so"))
+}
+
+/// What follows the last slash.
+fn file_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
 
 fn is_one(name: &CStr) -> bool {

@@ -28,13 +28,6 @@ impl Process {
         result
     }
 
-    fn current(&self) -> CUcontext {
-        let mut context = ptr::null_mut();
-        // SAFETY: an out-pointer to a local.
-        let _ = unsafe { self.driver.current_context(&mut context) };
-        context
-    }
-
     /// The primary context of a device, if it exists.
     fn primary(&self, device: CUdevice) -> Option<CUcontext> {
         let (mut flags, mut active) = (0, 0);
@@ -53,9 +46,16 @@ impl Process {
         Some(context)
     }
 
+    /// Gives back every lane that lives in `context`, which is about to go.
+    fn leave_context(&self, context: CUcontext) {
+        for lanes in self.devices.take_lanes(context) {
+            self.with_context(context, || lanes.release());
+        }
+    }
+
     fn leave_primary(&self, device: CUdevice) {
         if let Some(context) = self.primary(device) {
-            self.devices.leave_context(&self.driver, context);
+            self.leave_context(context);
         }
     }
 
@@ -236,12 +236,12 @@ fn destroy(context: CUcontext, plain: impl FnOnce() -> CUresult) -> CUresult {
     let comes_to = process.contexts.lock().destroy(context);
     match comes_to {
         Destroy::Plain => {
-            process.devices.leave_context(&process.driver, context);
+            process.leave_context(context);
             plain()
         }
         Destroy::Release(device) => {
             process.leave_stand_in(context);
-            process.devices.leave_context(&process.driver, context);
+            process.leave_context(context);
             process.release_own(device);
             CUresult::SUCCESS
         }
@@ -257,26 +257,19 @@ impl Process {
     /// A destroyed context is no longer current in the calling thread.
     fn leave_stand_in(&self, context: CUcontext) {
         STANDS_IN.store(false, Ordering::Release);
-        if self.current() == context {
-            let mut popped = ptr::null_mut();
-            // SAFETY: an out-pointer to a local.
-            let _ = unsafe { self.driver.pop_context(&mut popped) };
+        if self.current_context() == context {
+            self.pop_context();
         }
     }
 
     fn free(&self, context: CUcontext, memory: Vec<CUdeviceptr>) {
-        let mut popped = ptr::null_mut();
-        // SAFETY: the context is alive; the memory was allocated in it by the
-        // application, which has just given up all of it.
-        unsafe {
-            if self.driver.push_context(context).is_err() {
-                return;
-            }
+        self.with_context(context, || {
             for address in memory {
-                let _ = self.driver.mem_free(address);
+                // SAFETY: allocated in this context by the application, which
+                // has just given up all of it.
+                let _ = unsafe { self.driver.mem_free(address) };
             }
-            let _ = self.driver.pop_context(&mut popped);
-        }
+        });
     }
 }
 
@@ -300,7 +293,7 @@ pub(super) unsafe extern "C" fn cuCtxGetFlags(flags: *mut c_uint) -> CUresult {
     if result.is_ok()
         && STANDS_IN.load(Ordering::Acquire)
         && let Some(process) = process::current()
-        && let Some(asked) = Contexts::flags_of(&process.contexts.lock(), process.current())
+        && let Some(asked) = Contexts::flags_of(&process.contexts.lock(), process.current_context())
     {
         // SAFETY: the driver has just written there.
         unsafe { *flags = asked };

@@ -3,7 +3,6 @@
 use super::context::STANDS_IN;
 use crate::{process, real};
 use rewarm::driver::sys::*;
-use std::ptr;
 use std::sync::atomic::Ordering;
 
 /// Notes what a successful allocation has written to `address`.
@@ -12,13 +11,10 @@ unsafe fn noted(result: CUresult, address: *mut CUdeviceptr) -> CUresult {
         && STANDS_IN.load(Ordering::Acquire)
         && let Some(process) = process::current()
     {
-        let mut context = ptr::null_mut();
-        // SAFETY: an out-pointer to a local, and what the driver has written.
-        unsafe {
-            if process.driver.current_context(&mut context).is_ok() {
-                process.contexts.lock().allocated(context, *address);
-            }
-        }
+        // SAFETY: the driver has just written there.
+        let address = unsafe { *address };
+        let context = process.current_context();
+        process.contexts.lock().allocated(context, address);
     }
     result
 }
