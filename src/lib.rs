@@ -1,8 +1,10 @@
 //! The engine of rewarm: what the preloaded core and the command line share.
 //!
-//! Dependencies point one way: `control` → `lanes` → `driver` → `config`.
+//! Dependencies point one way: `control` → `lanes` → `pages`, `driver` →
+//! `config`.
 
 pub mod config;
 pub mod control;
 pub mod driver;
 pub mod lanes;
+pub mod pages;

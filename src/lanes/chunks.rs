@@ -9,13 +9,19 @@ const GRAIN: usize = 64 << 10;
 /// meanwhile: 7 µs of driver calls at 9.4 GB/s.
 const TRANSFER_COST: usize = 64 << 10;
 
-/// The chunks of one copy, by number.
+/// The best chunk for a copy of `bytes` with slots of `slot_bytes`, in bytes.
 ///
 /// A copy of n bytes in chunks of c takes, beside its time on the link, the
 /// staging of a chunk, which grows with c, and a cost for each of the n / c
 /// transfers. Their sum is least at c = √(n × cost): 512 KiB for a copy of 4 MiB,
 /// 2 MiB for 64 MiB, 4 MiB for 256 MiB. (Beginning with smaller chunks gains
 /// nothing that could be measured.)
+pub(super) fn chunk_bytes(bytes: usize, slot_bytes: usize) -> usize {
+    let best = (bytes as f64 * TRANSFER_COST as f64).sqrt() as usize;
+    best.next_multiple_of(GRAIN).clamp(GRAIN, slot_bytes)
+}
+
+/// The chunks of one copy, by number.
 pub(super) struct Chunks {
     bytes: usize,
     chunk: usize,
@@ -24,9 +30,10 @@ pub(super) struct Chunks {
 impl Chunks {
     /// Cuts a copy of `bytes` for slots that hold `slot_bytes`.
     pub(super) fn new(bytes: usize, slot_bytes: usize) -> Chunks {
-        let best = (bytes as f64 * TRANSFER_COST as f64).sqrt() as usize;
-        let chunk = best.next_multiple_of(GRAIN).clamp(GRAIN, slot_bytes);
-        Chunks { bytes, chunk }
+        Chunks {
+            bytes,
+            chunk: chunk_bytes(bytes, slot_bytes),
+        }
     }
 
     /// Number of chunks.

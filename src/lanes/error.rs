@@ -2,6 +2,7 @@
 //! repeats it by the driver's own path, or returns the driver's own error.
 
 use crate::driver::CudaError;
+use crate::pages::PageError;
 
 /// A fan-out that did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -12,4 +13,7 @@ pub enum LaneError {
     /// Staging memory could not be reserved or populated.
     #[error("no staging memory: {0}")]
     Staging(#[from] std::io::Error),
+    /// A file could not be read.
+    #[error(transparent)]
+    Pages(#[from] PageError),
 }

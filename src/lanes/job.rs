@@ -3,9 +3,11 @@
 use super::chunks::Chunks;
 use super::{LaneError, waits};
 use crate::driver::sys::CUdeviceptr;
+use crate::pages::{Chunk, Reading};
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Which way a copy goes.
@@ -26,38 +28,103 @@ const SPIN: Duration = Duration::from_micros(500);
 /// The caller of the copy stays in it until every chunk that was claimed is
 /// finished, so the host memory outlives every access.
 pub(super) struct Job {
-    pub(super) direction: Direction,
-    pub(super) device: CUdeviceptr,
-    pub(super) host: *mut u8,
-    cut: Chunks,
+    pub(super) work: Work,
     chunks: usize,
-    next: AtomicUsize,
     unfinished: AtomicUsize,
     error: Mutex<Option<LaneError>>,
     done: Mutex<bool>,
     wake: Condvar,
 }
 
-// SAFETY: `host` is only touched within claimed chunks, see the type's comment.
-unsafe impl Send for Job {}
-// SAFETY: as above; chunks do not overlap.
-unsafe impl Sync for Job {}
+/// What is copied.
+pub(super) enum Work {
+    /// Between host and device memory.
+    Memory(MemoryCopy),
+    /// From files to the device.
+    Files(FileCopy),
+}
 
-impl Job {
+/// A copy between host and device memory.
+pub(super) struct MemoryCopy {
+    pub(super) direction: Direction,
+    pub(super) device: CUdeviceptr,
+    pub(super) host: *mut u8,
+    cut: Chunks,
+    chunks: usize,
+    next: AtomicUsize,
+}
+
+// SAFETY: `host` is only touched within claimed chunks, see the comment of `Job`.
+unsafe impl Send for MemoryCopy {}
+// SAFETY: as above; chunks do not overlap.
+unsafe impl Sync for MemoryCopy {}
+
+impl MemoryCopy {
     pub(super) fn new(
         direction: Direction,
         device: CUdeviceptr,
         host: *mut u8,
         cut: Chunks,
-    ) -> Job {
-        let chunks = cut.count();
-        Job {
+    ) -> MemoryCopy {
+        MemoryCopy {
             direction,
             device,
             host,
+            chunks: cut.count(),
             cut,
-            chunks,
             next: AtomicUsize::new(0),
+        }
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.chunks
+    }
+
+    /// Takes the next chunk; the taker must [`finish`](Job::finish) it or
+    /// [`fail`](Job::fail).
+    pub(super) fn claim(&self) -> Option<Range<usize>> {
+        if self.is_exhausted() {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (index < self.chunks).then(|| self.cut.range(index))
+    }
+
+    fn stop(&self) -> usize {
+        self.chunks
+            - self
+                .next
+                .swap(self.chunks, Ordering::Relaxed)
+                .min(self.chunks)
+    }
+}
+
+/// A copy from files to the device.
+pub(super) struct FileCopy {
+    pub(super) reading: Reading,
+    /// Where each range goes: the address of its file's first byte, if all of
+    /// the file went there.
+    pub(super) origins: Vec<CUdeviceptr>,
+    /// Goes up by the bytes that are on their way to the device.
+    pub(super) progress: Option<Arc<AtomicU64>>,
+}
+
+impl FileCopy {
+    /// Where a chunk goes.
+    pub(super) fn device(&self, chunk: &Chunk) -> CUdeviceptr {
+        self.origins[chunk.range].wrapping_add(chunk.offset)
+    }
+}
+
+impl Job {
+    pub(super) fn new(work: Work) -> Job {
+        let chunks = match &work {
+            Work::Memory(copy) => copy.chunks,
+            Work::Files(copy) => copy.reading.chunks(),
+        };
+        Job {
+            work,
+            chunks,
             unfinished: AtomicUsize::new(chunks),
             error: Mutex::new(None),
             done: Mutex::new(chunks == 0),
@@ -72,20 +139,13 @@ impl Job {
 
     /// Whether no chunk is left to claim.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.next.load(Ordering::Relaxed) >= self.chunks
-    }
-
-    /// Takes the next chunk; the taker must [`finish`](Job::finish) it or
-    /// [`fail`](Job::fail).
-    pub(super) fn claim(&self) -> Option<Range<usize>> {
-        if self.is_exhausted() {
-            return None;
+        match &self.work {
+            Work::Memory(copy) => copy.is_exhausted(),
+            Work::Files(copy) => copy.reading.is_exhausted(),
         }
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        (index < self.chunks).then(|| self.cut.range(index))
     }
 
-    /// A claimed chunk no longer needs the host memory.
+    /// A claimed chunk no longer needs the host memory, or the file.
     pub(super) fn finish(&self) {
         self.subtract(1);
     }
@@ -93,11 +153,11 @@ impl Job {
     /// A claimed chunk failed: nobody needs to begin another.
     pub(super) fn fail(&self, error: LaneError) {
         self.error.lock().get_or_insert(error);
-        let begun = self
-            .next
-            .swap(self.chunks, Ordering::Relaxed)
-            .min(self.chunks);
-        self.subtract(self.chunks - begun + 1);
+        let unclaimed = match &self.work {
+            Work::Memory(copy) => copy.stop(),
+            Work::Files(copy) => copy.reading.stop(),
+        };
+        self.subtract(unclaimed + 1);
     }
 
     fn subtract(&self, chunks: usize) {

@@ -1,13 +1,15 @@
 //! One lane: a ring of pinned slots, and the work of filling and emptying them.
 
-use super::job::{Direction, Job};
+use super::job::{Direction, FileCopy, Job, MemoryCopy, Work};
 use super::staging::Staging;
 use super::streams::Streams;
 use super::{LaneError, waits};
 use crate::driver::Driver;
 use crate::driver::sys::*;
+use crate::pages::{self, Chunk, Worker};
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 /// A lane. Whoever runs it holds it exclusively.
 pub(super) struct Lane {
@@ -26,7 +28,10 @@ struct Slot {
     /// Null until first used.
     memory: *mut u8,
     event: CUevent,
+    /// A transfer may be under way.
     in_flight: bool,
+    /// A read into it may be under way.
+    being_read: bool,
 }
 
 /// A chunk whose transfer to a slot is under way.
@@ -62,6 +67,7 @@ impl Lane {
                 memory: ptr::null_mut(),
                 event,
                 in_flight: false,
+                being_read: false,
             });
         }
         Ok(lane)
@@ -69,15 +75,34 @@ impl Lane {
 
     /// Works on up to `most` chunks of a job.
     pub(super) fn run(&mut self, driver: &Driver, staging: &Staging, job: &Job, most: usize) {
-        match job.direction {
-            Direction::ToDevice => self.run_to_device(driver, staging, job, most),
-            Direction::ToHost => self.run_to_host(driver, staging, job, most),
+        match &job.work {
+            Work::Memory(copy) => match copy.direction {
+                Direction::ToDevice => self.run_to_device(driver, staging, job, copy, most),
+                Direction::ToHost => self.run_to_host(driver, staging, job, copy, most),
+            },
+            Work::Files(copy) => {
+                let mut filling = Filling {
+                    lane: self,
+                    driver,
+                    staging,
+                    job,
+                    copy,
+                };
+                pages::work(&copy.reading, &mut filling, most);
+            }
         }
     }
 
-    fn run_to_device(&mut self, driver: &Driver, staging: &Staging, job: &Job, most: usize) {
-        for chunk in std::iter::from_fn(|| job.claim()).take(most) {
-            match self.send(driver, staging, job, chunk) {
+    fn run_to_device(
+        &mut self,
+        driver: &Driver,
+        staging: &Staging,
+        job: &Job,
+        copy: &MemoryCopy,
+        most: usize,
+    ) {
+        for chunk in std::iter::from_fn(|| copy.claim()).take(most) {
+            match self.send(driver, staging, copy, chunk) {
                 Ok(()) => job.finish(),
                 Err(error) => self.give_up(driver, job, error),
             }
@@ -88,23 +113,36 @@ impl Lane {
         &mut self,
         driver: &Driver,
         staging: &Staging,
-        job: &Job,
+        copy: &MemoryCopy,
         chunk: Range<usize>,
     ) -> Result<(), LaneError> {
-        let stream = self.streams.to_device;
         let index = self.free_slot(driver, staging)?;
-        let slot = &mut self.slots[index];
         // SAFETY: the chunk lies within the caller's memory, which outlives the
         // claim; the slot is free and as large as any chunk.
         unsafe {
-            ptr::copy_nonoverlapping(job.host.add(chunk.start), slot.memory, chunk.len());
-            driver.copy_to_device(
-                job.device + chunk.start as u64,
-                slot.memory.cast(),
+            ptr::copy_nonoverlapping(
+                copy.host.add(chunk.start),
+                self.slots[index].memory,
                 chunk.len(),
-                stream,
-            )?;
+            );
         }
+        let device = copy.device + chunk.start as u64;
+        self.transfer(driver, index, 0..chunk.len(), device)
+    }
+
+    /// Puts the transfer of a part of a filled slot on the stream.
+    fn transfer(
+        &mut self,
+        driver: &Driver,
+        index: usize,
+        part: Range<usize>,
+        device: CUdeviceptr,
+    ) -> Result<(), LaneError> {
+        let stream = self.streams.to_device;
+        let slot = &mut self.slots[index];
+        let from = slot.memory.wrapping_add(part.start).cast();
+        // SAFETY: within the slot, which is not filled again before its event.
+        unsafe { driver.copy_to_device(device, from, part.len(), stream)? };
         slot.in_flight = true;
         // SAFETY: event and stream are this set's.
         unsafe { driver.event_record(slot.event, stream)? };
@@ -112,12 +150,19 @@ impl Lane {
     }
 
     /// Keeps one transfer under way while the chunk before it is copied out.
-    fn run_to_host(&mut self, driver: &Driver, staging: &Staging, job: &Job, most: usize) {
+    fn run_to_host(
+        &mut self,
+        driver: &Driver,
+        staging: &Staging,
+        job: &Job,
+        copy: &MemoryCopy,
+        most: usize,
+    ) {
         let mut arriving: Option<Arriving> = None;
-        for chunk in std::iter::from_fn(|| job.claim()).take(most) {
-            let begun = self.fetch(driver, staging, job, chunk.clone());
+        for chunk in std::iter::from_fn(|| copy.claim()).take(most) {
+            let begun = self.fetch(driver, staging, copy, chunk.clone());
             if let Some(before) = arriving.take() {
-                self.settle(driver, job, before);
+                self.settle(driver, job, copy, before);
             }
             match begun {
                 Ok(slot) => arriving = Some(Arriving { chunk, slot }),
@@ -125,7 +170,7 @@ impl Lane {
             }
         }
         if let Some(last) = arriving {
-            self.settle(driver, job, last);
+            self.settle(driver, job, copy, last);
         }
     }
 
@@ -133,7 +178,7 @@ impl Lane {
         &mut self,
         driver: &Driver,
         staging: &Staging,
-        job: &Job,
+        copy: &MemoryCopy,
         chunk: Range<usize>,
     ) -> Result<usize, LaneError> {
         let stream = self.streams.to_host;
@@ -143,7 +188,7 @@ impl Lane {
         unsafe {
             driver.copy_to_host(
                 slot.memory.cast(),
-                job.device + chunk.start as u64,
+                copy.device + chunk.start as u64,
                 chunk.len(),
                 stream,
             )?;
@@ -153,7 +198,7 @@ impl Lane {
         Ok(index)
     }
 
-    fn settle(&mut self, driver: &Driver, job: &Job, arrived: Arriving) {
+    fn settle(&mut self, driver: &Driver, job: &Job, copy: &MemoryCopy, arrived: Arriving) {
         let slot = &mut self.slots[arrived.slot];
         match slot.wait(driver) {
             Ok(()) => {
@@ -162,7 +207,7 @@ impl Lane {
                 unsafe {
                     ptr::copy_nonoverlapping(
                         slot.memory,
-                        job.host.add(arrived.chunk.start),
+                        copy.host.add(arrived.chunk.start),
                         arrived.chunk.len(),
                     );
                 }
@@ -181,16 +226,27 @@ impl Lane {
         job.fail(error);
     }
 
-    /// The next slot of the ring, once its last transfer is done.
+    /// The next slot of the ring that is not being read into, once its last
+    /// transfer is done.
     fn free_slot(&mut self, driver: &Driver, staging: &Staging) -> Result<usize, LaneError> {
-        let index = self.next;
+        let count = self.slots.len();
+        let index = (self.next..self.next + count)
+            .map(|number| number % count)
+            .find(|number| !self.slots[*number].being_read)
+            .unwrap_or(self.next);
+        self.pin(driver, staging, index)?;
+        self.slots[index].wait(driver)?;
+        self.next = (index + 1) % count;
+        Ok(index)
+    }
+
+    /// Makes a slot's memory present.
+    fn pin(&mut self, driver: &Driver, staging: &Staging, index: usize) -> Result<(), LaneError> {
         let slot = &mut self.slots[index];
         if slot.memory.is_null() {
             slot.memory = staging.pin(driver, slot.number)?;
         }
-        slot.wait(driver)?;
-        self.next = (index + 1) % self.slots.len();
-        Ok(index)
+        Ok(())
     }
 
     /// An event for transfers that need no slot: that of one of two slots, whose
@@ -235,5 +291,68 @@ impl Slot {
         }
         self.in_flight = false;
         Ok(())
+    }
+}
+
+/// A lane whose slots are filled from files.
+struct Filling<'a> {
+    lane: &'a mut Lane,
+    driver: &'a Driver,
+    staging: &'a Staging,
+    job: &'a Job,
+    copy: &'a FileCopy,
+}
+
+impl Filling<'_> {
+    fn at(&self, number: usize) -> pages::Slot {
+        pages::Slot {
+            number,
+            memory: self.lane.slots[number].memory,
+            bytes: self.staging.slot_bytes(),
+        }
+    }
+}
+
+impl Worker for Filling<'_> {
+    type Error = LaneError;
+
+    fn slots(&mut self) -> Result<Vec<pages::Slot>, LaneError> {
+        (0..self.lane.slots.len())
+            .map(|index| {
+                self.lane.pin(self.driver, self.staging, index)?;
+                Ok(self.at(index))
+            })
+            .collect()
+    }
+
+    fn slot(&mut self) -> Result<pages::Slot, LaneError> {
+        let index = self.lane.free_slot(self.driver, self.staging)?;
+        self.lane.slots[index].being_read = true;
+        Ok(self.at(index))
+    }
+
+    fn filled(&mut self, slot: pages::Slot, before: usize, chunk: &Chunk) {
+        self.lane.slots[slot.number].being_read = false;
+        let part = before..before + chunk.bytes;
+        let device = self.copy.device(chunk);
+        match self.lane.transfer(self.driver, slot.number, part, device) {
+            Ok(()) => {
+                if let Some(progress) = &self.copy.progress {
+                    progress.fetch_add(chunk.bytes as u64, Ordering::Relaxed);
+                }
+                self.job.finish();
+            }
+            Err(error) => self.lane.give_up(self.driver, self.job, error),
+        }
+    }
+
+    fn failed(&mut self, slot: Option<pages::Slot>, error: LaneError) {
+        if let Some(slot) = slot {
+            self.lane.slots[slot.number].being_read = false;
+        }
+        match error {
+            LaneError::Pages(_) => self.job.fail(error),
+            error => self.lane.give_up(self.driver, self.job, error),
+        }
     }
 }

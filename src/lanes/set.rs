@@ -2,7 +2,7 @@
 
 use super::chunks::Chunks;
 use super::crew::{Crew, Shared};
-use super::job::{Direction, Job};
+use super::job::{Direction, Job, MemoryCopy, Work};
 use super::lane::Lane;
 use super::staging::Staging;
 use super::streams::Streams;
@@ -10,6 +10,7 @@ use super::{LaneError, in_place, waits};
 use crate::config::LanePlan;
 use crate::driver::sys::*;
 use crate::driver::{CudaError, Driver};
+use crate::pages::Experience;
 use parking_lot::Mutex;
 use std::ptr;
 use std::sync::Arc;
@@ -70,6 +71,8 @@ pub struct LaneSet {
     events: Mutex<Vec<CUevent>>,
     lanes: usize,
     slot_bytes: usize,
+    /// What reading files was like so far.
+    experience: Arc<Experience>,
 }
 
 // SAFETY: handles of the driver, usable from any thread that has the context.
@@ -114,6 +117,7 @@ impl LaneSet {
             crew: Mutex::new(crew),
             own: Mutex::new(own),
             events: Mutex::default(),
+            experience: Arc::default(),
             shared,
         })
     }
@@ -121,6 +125,23 @@ impl LaneSet {
     /// The context that the lanes live in.
     pub fn context(&self) -> CUcontext {
         self.shared.context
+    }
+
+    pub(super) fn driver(&self) -> &Driver {
+        &self.shared.driver
+    }
+
+    pub(super) fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
+    pub(super) fn experience(&self) -> &Arc<Experience> {
+        &self.experience
+    }
+
+    /// Waits until all transfers of the set are done.
+    pub(super) fn drain(&self) -> Result<(), LaneError> {
+        self.shared.streams.drain(&self.shared.driver)
     }
 
     /// Lanes that work: the caller's own and one for each thread.
@@ -165,8 +186,17 @@ impl LaneSet {
             )?;
             return Ok(Outcome::InPlace);
         }
-        self.fan_out(transfer)?;
+        self.fan_out(Work::Memory(self.memory_copy(transfer)), transfer)?;
         Ok(Outcome::Staged)
+    }
+
+    fn memory_copy(&self, transfer: &Transfer) -> MemoryCopy {
+        MemoryCopy::new(
+            transfer.direction,
+            transfer.device,
+            transfer.host,
+            Chunks::new(transfer.bytes, self.slot_bytes),
+        )
     }
 
     /// The **start** wait. False if the driver would not wait.
@@ -215,14 +245,21 @@ impl LaneSet {
         Ok(event)
     }
 
-    fn fan_out(&self, transfer: &Transfer) -> Result<(), LaneError> {
+    fn fan_out(&self, work: Work, transfer: &Transfer) -> Result<(), LaneError> {
+        let moved = self.carry(work).map(drop);
+        self.join(transfer).or_else(|error| {
+            self.shared
+                .streams
+                .drain(&self.shared.driver)
+                .and(Err(error))
+        })?;
+        moved
+    }
+
+    /// Has all lanes work on a copy; returns when the last chunk is on its way.
+    pub(super) fn carry(&self, work: Work) -> Result<Arc<Job>, LaneError> {
         let shared = &self.shared;
-        let job = Arc::new(Job::new(
-            transfer.direction,
-            transfer.device,
-            transfer.host,
-            Chunks::new(transfer.bytes, self.slot_bytes),
-        ));
+        let job = Arc::new(Job::new(work));
         if job.chunks() > 1 {
             shared.offer(&job);
         }
@@ -232,10 +269,8 @@ impl LaneSet {
                 lane.run(&shared.driver, &shared.staging, &job, usize::MAX);
             }
         }
-        let moved = job.wait();
-        self.join(transfer)
-            .or_else(|error| self.shared.streams.drain(&shared.driver).and(Err(error)))?;
-        moved
+        job.wait()?;
+        Ok(job)
     }
 
     /// The **join** wait.
@@ -284,13 +319,13 @@ fn release(shared: &Shared, lanes: Vec<Lane>) {
 
 /// While it lives, the calling thread's driver calls neither fail because of a
 /// stream capture elsewhere nor invalidate it.
-struct RelaxedCapture<'a> {
+pub(super) struct RelaxedCapture<'a> {
     driver: &'a Driver,
     before: c_int,
 }
 
 impl RelaxedCapture<'_> {
-    fn enter(driver: &Driver) -> Result<RelaxedCapture<'_>, CudaError> {
+    pub(super) fn enter(driver: &Driver) -> Result<RelaxedCapture<'_>, CudaError> {
         let mut mode = CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: exchanges with a local.
         unsafe { driver.exchange_capture_mode(&mut mode)? };

@@ -1,0 +1,38 @@
+//! The page reader: ranges of files into slots, as fast as the storage gives them.
+//!
+//! A page fault brings 4 KiB on one thread; a reader brings megabytes on several.
+//! Ranges are cut into chunks ([`cut`]), worker threads claim chunks in ascending
+//! order and read each into a slot ([`work`]), and what they do with a filled slot
+//! is theirs: lanes transfer it to a device, [`read`] hands it to a callback.
+//!
+//! How a chunk is read is a [`Strategy`]. `Auto` decides for each chunk by
+//! evidence ([`strategy`]): is it in the page cache, what file system is it on,
+//! is io_uring allowed, may the page cache be passed by, and which of the ways
+//! left was faster so far.
+//!
+//! | strategy | reads by | best for |
+//! |---|---|---|
+//! | `pread` | `pread(2)` on each worker | what is in the page cache, tmpfs |
+//! | `io_uring` | O_DIRECT through one ring a worker, all its slots in flight | cold files on local disks |
+//! | `readahead` | `pread(2)`, with hints for what comes next | cold files that shall stay cached, network file systems |
+
+mod cut;
+mod error;
+mod file;
+mod memory;
+mod pace;
+mod reader;
+mod residency;
+mod ring;
+mod strategy;
+mod work;
+
+pub(crate) use cut::Chunk;
+pub use error::{PageError, Reason};
+pub use file::{FileRange, PageFile, Store};
+pub(crate) use memory::{Region, populate};
+pub use reader::{Piece, ReadOptions, ReadReport, read};
+pub use residency::{Residency, evict, residency};
+pub(crate) use strategy::Experience;
+pub use strategy::{Strategy, UnknownStrategy};
+pub(crate) use work::{GRAIN, Manner, Reading, Slot, Worker, work};

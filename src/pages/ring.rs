@@ -1,0 +1,248 @@
+//! Reading past the page cache through io_uring.
+//!
+//! Each worker has a ring of its own, made when it meets the first cold chunk and
+//! gone when the reading ends: a process that is checkpointed must not hold one.
+//! All of the worker's slots are in flight at once.
+
+use super::Chunk;
+use super::strategy::{Choice, Strategy};
+use super::work::{Reading, Slot, Worker, arrived, complete, read_one};
+use io_uring::{IoUring, opcode, squeue, types};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Files that a ring knows by number; more are named by descriptor.
+const MOST_FILES: usize = 64;
+
+/// Whether this process may use io_uring at all: containers often forbid it.
+pub(super) fn try_one() -> io::Result<()> {
+    IoUring::new(1).map(drop)
+}
+
+/// A ring, with what was registered with it.
+struct Ring {
+    ring: IoUring,
+    /// Whether slots are known by number.
+    buffers: bool,
+    /// Whether the reading's files are known by number.
+    files: bool,
+}
+
+/// A chunk that is being read.
+struct Reads {
+    chunk: Chunk,
+    slot: Slot,
+    /// Bytes in front of the chunk that alignment asks for.
+    before: usize,
+}
+
+impl Ring {
+    fn new(reading: &Reading, slots: &[Slot]) -> io::Result<Ring> {
+        let ring = IoUring::new(slots.len().next_power_of_two() as u32)?;
+        let memory: Vec<_> = slots
+            .iter()
+            .map(|slot| libc::iovec {
+                iov_base: slot.memory.cast(),
+                iov_len: slot.bytes,
+            })
+            .collect();
+        // Both registrations only save time; a limit on locked memory may forbid
+        // the first.
+        // SAFETY: the slots stay where they are longer than the ring lives.
+        let buffers = unsafe { ring.submitter().register_buffers(&memory) }.is_ok();
+        let descriptors: Vec<_> = reading
+            .files()
+            .iter()
+            .map(|file| file.direct().map_or(-1, |direct| direct.file.as_raw_fd()))
+            .collect();
+        let files = descriptors.len() <= MOST_FILES
+            && ring.submitter().register_files(&descriptors).is_ok();
+        Ok(Ring {
+            ring,
+            buffers,
+            files,
+        })
+    }
+
+    /// Queues a read. The queue has room for every slot.
+    fn push(&mut self, reading: &Reading, reads: &Reads) -> io::Result<()> {
+        let direct = reading.file_of(&reads.chunk).direct();
+        let direct = direct.ok_or(io::ErrorKind::Unsupported)?;
+        let offset = reads.chunk.offset - reads.before as u64;
+        let bytes = (reads.chunk.end().next_multiple_of(direct.alignment) - offset) as u32;
+        let file = types::Fd(if self.files {
+            reading.file_number(&reads.chunk) as i32
+        } else {
+            direct.file.as_raw_fd()
+        });
+        let (slot, memory) = (reads.slot.number, reads.slot.memory);
+        let entry = if self.buffers {
+            opcode::ReadFixed::new(file, memory, bytes, slot as u16)
+                .offset(offset)
+                .build()
+        } else {
+            opcode::Read::new(file, memory, bytes)
+                .offset(offset)
+                .build()
+        };
+        let flags = if self.files {
+            squeue::Flags::FIXED_FILE
+        } else {
+            squeue::Flags::empty()
+        };
+        let entry = entry.flags(flags).user_data(slot as u64);
+        // SAFETY: nobody touches the slot until the read's completion.
+        unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Reads chunks through a ring for as long as that is the way chosen, beginning
+/// with `first`. Returns the chunk that is to be read in another way.
+pub(super) fn run<W: Worker>(
+    reading: &Reading,
+    worker: &mut W,
+    first: (Chunk, Choice),
+) -> Option<(Chunk, Choice)> {
+    let slots = match worker.slots() {
+        Ok(slots) => slots,
+        Err(error) => {
+            worker.failed(None, error);
+            return None;
+        }
+    };
+    let ring = match Ring::new(reading, &slots) {
+        Ok(ring) => ring,
+        Err(error) => {
+            tracing::warn!(%error, "no ring; reading without");
+            return Some((first.0, first.1.with(Strategy::Direct)));
+        }
+    };
+    let mut session = Session {
+        reading,
+        worker,
+        ring,
+        under_way: slots.iter().map(|_| None).collect(),
+        bytes: 0,
+    };
+    let (begun, choice) = (Instant::now(), first.1);
+    let left = session.run(first);
+    reading.account(choice, session.bytes, begun);
+    left
+}
+
+/// The reads of one worker while its ring lives.
+struct Session<'a, W: Worker> {
+    reading: &'a Reading,
+    worker: &'a mut W,
+    ring: Ring,
+    /// By slot.
+    under_way: Vec<Option<Reads>>,
+    /// Bytes that arrived.
+    bytes: u64,
+}
+
+impl<W: Worker> Session<'_, W> {
+    fn run(&mut self, first: (Chunk, Choice)) -> Option<(Chunk, Choice)> {
+        let mut next = Some(first);
+        loop {
+            while self.count() < self.under_way.len() {
+                match next.take() {
+                    Some((chunk, choice)) if choice.strategy == Strategy::Uring => {
+                        self.begin(chunk);
+                    }
+                    // What is in the page cache is read in between.
+                    Some((chunk, choice)) if !choice.cold => {
+                        read_one(self.reading, self.worker, &chunk, choice);
+                    }
+                    other => {
+                        next = other;
+                        break;
+                    }
+                }
+                next = self.reading.claim();
+            }
+            if self.count() == 0 {
+                return next;
+            }
+            self.wait();
+        }
+    }
+
+    /// Reads under way.
+    fn count(&self) -> usize {
+        self.under_way.iter().flatten().count()
+    }
+
+    fn begin(&mut self, chunk: Chunk) {
+        let slot = match self.worker.slot() {
+            Ok(slot) => slot,
+            Err(error) => return self.worker.failed(None, error),
+        };
+        let alignment = self.reading.file_of(&chunk).direct();
+        let alignment = alignment.map_or(1, |direct| direct.alignment);
+        let reads = Reads {
+            before: (chunk.offset % alignment) as usize,
+            chunk,
+            slot,
+        };
+        match self.ring.push(self.reading, &reads) {
+            Ok(()) => self.under_way[slot.number] = Some(reads),
+            Err(error) => self.finish(reads, Err(error)),
+        }
+    }
+
+    /// Waits for at least one read.
+    fn wait(&mut self) {
+        if let Err(error) = self.ring.ring.submit_and_wait(1) {
+            let unsent = self.ring.ring.submission().len();
+            if error.kind() != io::ErrorKind::Interrupted && unsent == self.count() {
+                // The system has none of them, so none will complete.
+                for slot in 0..self.under_way.len() {
+                    self.settle(slot, Err(io::Error::from_raw_os_error(libc::EAGAIN)));
+                }
+                return;
+            }
+            // Those that it has will complete without being waited for.
+            thread::sleep(Duration::from_millis(1));
+        }
+        let done: Vec<_> = self
+            .ring
+            .ring
+            .completion()
+            .map(|entry| (entry.user_data() as usize, entry.result()))
+            .collect();
+        for (slot, result) in done {
+            let read = usize::try_from(result);
+            self.settle(
+                slot,
+                read.map_err(|_| io::Error::from_raw_os_error(-result)),
+            );
+        }
+    }
+
+    fn settle(&mut self, slot: usize, read: io::Result<usize>) {
+        if let Some(reads) = self.under_way.get_mut(slot).and_then(Option::take) {
+            self.finish(reads, read);
+        }
+    }
+
+    fn finish(&mut self, reads: Reads, read: io::Result<usize>) {
+        let Reads {
+            chunk,
+            slot,
+            before,
+        } = reads;
+        let file = self.reading.file_of(&chunk);
+        let complete = arrived(file, &chunk, read)
+            .and_then(|got| complete(file, &chunk, slot, before, got.saturating_sub(before)));
+        match complete {
+            Ok(()) => {
+                self.bytes += chunk.bytes as u64;
+                self.worker.filled(slot, before, &chunk);
+            }
+            Err(error) => self.worker.failed(Some(slot), error.into()),
+        }
+    }
+}
