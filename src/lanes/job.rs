@@ -41,7 +41,7 @@ pub(super) enum Work {
     /// Between host and device memory.
     Memory(MemoryCopy),
     /// From files to the device.
-    Files(FileCopy),
+    Files(Box<FileCopy>),
 }
 
 /// A copy between host and device memory.

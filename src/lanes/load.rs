@@ -49,7 +49,7 @@ impl LaneSet {
         let begun = Instant::now();
         let _relaxed = RelaxedCapture::enter(self.driver())?;
         let copy = self.file_copy(loads, options)?;
-        let moved = self.carry(Work::Files(copy));
+        let moved = self.carry(Work::Files(Box::new(copy)));
         let drained = self.drain();
         let job = moved?;
         drained?;
