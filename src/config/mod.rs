@@ -7,6 +7,7 @@ pub mod cpus;
 mod plan;
 mod run_dirs;
 mod settings;
+mod strategy;
 mod table;
 
 pub use cpus::allowed as cpus;
@@ -14,6 +15,7 @@ pub use plan::LanePlan;
 pub(crate) use run_dirs::effective_uid;
 pub use run_dirs::run_dirs_of;
 pub use settings::{BadValue, Settings};
+pub use strategy::{Strategy, UnknownStrategy};
 pub use table::{Flag, FlagValue, Kind, PREWARM_PID, SETTINGS, Setting, markdown};
 
 /// A sentence for people: what was clamped or ignored, and why.

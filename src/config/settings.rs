@@ -1,11 +1,11 @@
 //! Settings as values.
 
-use super::Note;
 use super::run_dirs::{effective_uid, run_dirs_of};
 use super::table::{
-    CHUNK, DISABLE, LANES, LOG, MIN_COPY, PARALLEL, PREWARM, PREWARM_PID, RUN_DIR, STAGING, STATS,
-    Setting, Value,
+    CHUNK, DISABLE, LANES, LOG, MIN_COPY, PARALLEL, PREWARM, PREWARM_PID, READ_FILES,
+    READ_STRATEGY, RUN_DIR, STAGING, STATS, Setting, Value,
 };
+use super::{Note, Strategy};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -40,6 +40,10 @@ pub struct Settings {
     pub staging_bytes: usize,
     /// Smallest copy that is fanned out, in bytes.
     pub min_copy_bytes: usize,
+    /// Whether copies from mapped files read the file.
+    pub read_files: bool,
+    /// How files are read.
+    pub read_strategy: Strategy,
     /// File that gets the report.
     pub stats: Option<PathBuf>,
     /// File that log lines are appended to.
@@ -105,6 +109,8 @@ fn read(lookup: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<BadValue>) 
         prewarm_pid,
         staging_bytes: reader.number(&STAGING) << 20,
         min_copy_bytes: reader.number(&MIN_COPY) << 10,
+        read_files: reader.switch(&READ_FILES),
+        read_strategy: reader.strategy(&READ_STRATEGY),
         stats: reader.path(&STATS),
         log: reader.path(&LOG),
         run_dirs: match reader.path(&RUN_DIR) {
@@ -144,14 +150,21 @@ impl<F: Fn(&str) -> Option<OsString>> Reader<F> {
     fn number(&mut self, setting: &Setting) -> usize {
         match self.value(setting) {
             Value::Number(number) => usize::try_from(number).unwrap_or(usize::MAX),
-            Value::Switch(_) | Value::Path(_) => 0,
+            Value::Switch(_) | Value::Word(_) | Value::Path(_) => 0,
+        }
+    }
+
+    fn strategy(&mut self, setting: &Setting) -> Strategy {
+        match self.value(setting) {
+            Value::Word(word) => word.parse().unwrap_or_default(),
+            Value::Switch(_) | Value::Number(_) | Value::Path(_) => Strategy::default(),
         }
     }
 
     fn path(&mut self, setting: &Setting) -> Option<PathBuf> {
         match self.value(setting) {
             Value::Path(path) => path,
-            Value::Switch(_) | Value::Number(_) => None,
+            Value::Switch(_) | Value::Number(_) | Value::Word(_) => None,
         }
     }
 }
@@ -199,6 +212,8 @@ mod tests {
             ("REWARM_STATS", "/tmp/s.json"),
             ("REWARM_RUN_DIR", "/somewhere"),
             ("REWARM_PREWARM_PID", "77"),
+            ("REWARM_READ_STRATEGY", "io_uring"),
+            ("REWARM_READ_FILES", "0"),
         ]);
         assert_eq!(notes, [""; 0]);
         assert!(!settings.parallel_restore && settings.prewarm);
@@ -207,6 +222,8 @@ mod tests {
         assert_eq!(settings.stats.as_deref(), Some(Path::new("/tmp/s.json")));
         assert_eq!(settings.run_dirs, [Path::new("/somewhere")]);
         assert_eq!(settings.prewarm_pid, Some(77));
+        assert_eq!(settings.read_strategy, Strategy::Uring);
+        assert!(!settings.read_files);
     }
 
     #[test]
@@ -220,6 +237,8 @@ mod tests {
             ("CRIU_CUDA_CHUNK_MB", "4097"),
             ("CRIU_CUDA_CONTEXT_POOL", "yes"),
             ("REWARM_STAGING_MB", "4"),
+            ("REWARM_READ_STRATEGY", "fast"),
+            ("REWARM_READ_FILES", "maybe"),
         ];
         for pair in bad {
             let (settings, notes) = with(&[pair]);

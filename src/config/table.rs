@@ -1,5 +1,6 @@
 //! The table of settings.
 
+use super::Strategy;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -54,6 +55,13 @@ pub enum Kind {
         /// Unit, empty for a plain count.
         unit: &'static str,
     },
+    /// One of a few words.
+    Choice {
+        /// Default.
+        default: &'static str,
+        /// All of them.
+        words: &'static [&'static str],
+    },
     /// A path; the text describes the default.
     Path {
         /// What holds when it is not set.
@@ -66,6 +74,7 @@ pub enum Kind {
 pub(super) enum Value {
     Switch(bool),
     Number(u64),
+    Word(&'static str),
     Path(Option<PathBuf>),
 }
 
@@ -91,6 +100,11 @@ impl Setting {
                 .filter(|number| (min..=max).contains(number))
                 .map(Value::Number)
                 .ok_or_else(|| format!("must be a whole number from {min} to {max}")),
+            Kind::Choice { words, .. } => words
+                .iter()
+                .find(|word| text == **word)
+                .map(|word| Value::Word(word))
+                .ok_or_else(|| format!("must be one of {}", words.join(", "))),
             Kind::Path { .. } => Ok(Value::Path(Some(text.into()))),
         }
     }
@@ -99,6 +113,7 @@ impl Setting {
         match self.kind {
             Kind::Switch { default } => Value::Switch(default),
             Kind::Number { default, .. } => Value::Number(default),
+            Kind::Choice { default, .. } => Value::Word(default),
             Kind::Path { .. } => Value::Path(None),
         }
     }
@@ -108,7 +123,7 @@ impl Setting {
         match self.kind {
             Kind::Switch { default } => u8::from(default).to_string(),
             Kind::Number { default, .. } => default.to_string(),
-            Kind::Path { default } => default.to_owned(),
+            Kind::Choice { default, .. } | Kind::Path { default } => default.to_owned(),
         }
     }
 
@@ -120,6 +135,7 @@ impl Setting {
                 min, max, unit: "", ..
             } => format!("{min} to {max}"),
             Kind::Number { min, max, unit, .. } => format!("{min} to {max} {unit}"),
+            Kind::Choice { words, .. } => words.join(", "),
             Kind::Path { .. } => "path".to_owned(),
         }
     }
@@ -216,6 +232,21 @@ pub(super) const MIN_COPY: Setting = Setting {
     },
     meaning: "smaller copies are left to the driver",
 };
+pub(super) const READ_FILES: Setting = Setting {
+    name: "REWARM_READ_FILES",
+    flag: implied("no-read-files", "0"),
+    kind: Kind::Switch { default: true },
+    meaning: "0: a copy from a mapped file reads the memory, never the file",
+};
+pub(super) const READ_STRATEGY: Setting = Setting {
+    name: "REWARM_READ_STRATEGY",
+    flag: named("read-strategy", "NAME"),
+    kind: Kind::Choice {
+        default: Strategy::Auto.name(),
+        words: &Strategy::NAMES,
+    },
+    meaning: "how files are read; `auto` goes by what is cached, by the file system and by what was measured",
+};
 pub(super) const STATS: Setting = Setting {
     name: "REWARM_STATS",
     flag: named("stats", "FILE"),
@@ -238,8 +269,19 @@ pub(super) const RUN_DIR: Setting = Setting {
 };
 
 /// Every setting that users may give.
-pub const SETTINGS: [Setting; 10] = [
-    PREWARM, PARALLEL, LANES, CHUNK, STAGING, MIN_COPY, STATS, LOG, RUN_DIR, DISABLE,
+pub const SETTINGS: [Setting; 12] = [
+    PREWARM,
+    PARALLEL,
+    LANES,
+    CHUNK,
+    STAGING,
+    MIN_COPY,
+    READ_FILES,
+    READ_STRATEGY,
+    STATS,
+    LOG,
+    RUN_DIR,
+    DISABLE,
 ];
 
 /// Variable that names the process that prewarms for certain. `rewarm run

@@ -27,6 +27,7 @@ mod ring;
 mod strategy;
 mod work;
 
+pub use crate::config::Strategy;
 pub(crate) use cut::Chunk;
 pub use error::{PageError, Reason};
 pub use file::{FileRange, PageFile, Store};
@@ -34,5 +35,4 @@ pub(crate) use memory::{Region, populate};
 pub use reader::{Piece, ReadOptions, ReadReport, read};
 pub use residency::{Residency, evict, residency};
 pub(crate) use strategy::Experience;
-pub use strategy::{Strategy, UnknownStrategy};
 pub(crate) use work::{GRAIN, Manner, Reading, Slot, Worker, work};

@@ -5,7 +5,8 @@
 //! All of the worker's slots are in flight at once.
 
 use super::Chunk;
-use super::strategy::{Choice, Strategy};
+use super::Strategy;
+use super::strategy::Choice;
 use super::work::{Reading, Slot, Worker, arrived, complete, read_one};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;

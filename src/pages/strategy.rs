@@ -2,77 +2,11 @@
 
 use super::residency::cached_spots;
 use super::{Chunk, PageFile, Store, ring};
-use std::fmt;
+use crate::config::Strategy;
 use std::io;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-
-/// How files are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Strategy {
-    /// Chosen for each chunk by what is known and was measured.
-    #[default]
-    Auto,
-    /// `pread(2)` through the page cache.
-    Pread,
-    /// `pread(2)` through the page cache, with hints for what comes next.
-    ReadAhead,
-    /// `pread(2)` with O_DIRECT, past the page cache.
-    Direct,
-    /// O_DIRECT through io_uring, several reads of each worker under way.
-    Uring,
-}
-
-/// A name that no strategy has.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no strategy {0:?}; there are {names}", names = Strategy::ALL.map(Strategy::name).join(", "))]
-pub struct UnknownStrategy(String);
-
-impl Strategy {
-    /// All of them.
-    pub const ALL: [Strategy; 5] = [
-        Strategy::Auto,
-        Strategy::Pread,
-        Strategy::ReadAhead,
-        Strategy::Direct,
-        Strategy::Uring,
-    ];
-
-    /// The name that settings and reports use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Strategy::Auto => "auto",
-            Strategy::Pread => "pread",
-            Strategy::ReadAhead => "readahead",
-            Strategy::Direct => "direct",
-            Strategy::Uring => "io_uring",
-        }
-    }
-
-    /// Whether what it reads is in the page cache afterwards.
-    fn fills_cache(self) -> bool {
-        matches!(self, Strategy::Pread | Strategy::ReadAhead)
-    }
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-impl FromStr for Strategy {
-    type Err = UnknownStrategy;
-
-    fn from_str(text: &str) -> Result<Strategy, UnknownStrategy> {
-        Strategy::ALL
-            .into_iter()
-            .find(|strategy| strategy.name() == text)
-            .ok_or_else(|| UnknownStrategy(text.to_owned()))
-    }
-}
 
 /// Bytes of cold files that each way in question gets to show what it can do.
 const TRIAL: u64 = 128 << 20;
@@ -137,6 +71,11 @@ impl Choice {
     }
 }
 
+/// Whether what a strategy reads is in the page cache afterwards.
+fn fills_cache(strategy: Strategy) -> bool {
+    matches!(strategy, Strategy::Pread | Strategy::ReadAhead)
+}
+
 /// Chooses for the chunks of one reading.
 pub(super) struct Chooser {
     asked: Strategy,
@@ -174,7 +113,7 @@ impl Chooser {
     /// How to read a chunk.
     pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk) -> Choice {
         if self.asked != Strategy::Auto {
-            let possible = self.asked.fills_cache() || file.direct().is_some();
+            let possible = fills_cache(self.asked) || file.direct().is_some();
             return Choice {
                 strategy: if possible {
                     self.asked

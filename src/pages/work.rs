@@ -1,8 +1,9 @@
 //! A reading, and what a worker thread does for it.
 
+use super::Strategy;
 use super::cut::Cut;
 use super::pace::Pace;
-use super::strategy::{Choice, Chooser, Experience, Strategy};
+use super::strategy::{Choice, Chooser, Experience};
 use super::{Chunk, FileRange, PageError, PageFile, Reason, ring};
 use std::io;
 use std::os::fd::AsRawFd;
