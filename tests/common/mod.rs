@@ -11,6 +11,7 @@
 
 mod apps;
 mod run;
+pub mod weights;
 
 pub use apps::{Link, app, driver, shared_library};
 pub use run::{Outcome, Run};
