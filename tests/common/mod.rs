@@ -10,6 +10,7 @@
 )]
 
 mod apps;
+pub mod cli;
 mod run;
 pub mod weights;
 

@@ -1,6 +1,7 @@
 //! Reading what is missing.
 
 use super::files::{Cached, Failures};
+use super::limits::limit_of;
 use crate::cli::progress;
 use rewarm::pages::{FileRange, PageError, PageFile, ReadOptions, read};
 use std::cmp::Reverse;
@@ -8,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Files that are open at the same time.
-const OPEN: usize = 64;
+/// Most files that are open at the same time.
+const MOST_OPEN: usize = 64;
 
 /// What was read.
 pub(super) struct Fetched {
@@ -27,7 +28,7 @@ pub(super) fn fetch(files: &[Cached], options: &ReadOptions, failures: &mut Fail
     let done = AtomicU64::new(0);
     let begun = Instant::now();
     progress::during("reading", to_read, &done, || {
-        for batch in order.chunks(OPEN) {
+        for batch in order.chunks(files_at_once()) {
             let parts = batch.iter().map(|file| (&file.path, &file.parts));
             fetch_batch(parts.collect(), options, &done, failures);
         }
@@ -36,6 +37,12 @@ pub(super) fn fetch(files: &[Cached], options: &ReadOptions, failures: &mut Fail
         bytes: done.into_inner(),
         seconds: begun.elapsed().as_secs_f64(),
     }
+}
+
+/// Files that may be open at the same time, and leave descriptors for the rest.
+fn files_at_once() -> usize {
+    let limit = limit_of(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX);
+    (limit / 4).clamp(1, MOST_OPEN as u64) as usize
 }
 
 type Parts<'a> = (&'a PathBuf, &'a Vec<(u64, u64)>);

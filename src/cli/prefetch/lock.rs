@@ -1,6 +1,7 @@
 //! Keeping files in memory.
 
 use super::files::Cached;
+use super::limits::limit_of;
 use crate::cli::{progress, text};
 use anyhow::{Context, Result, anyhow};
 use rewarm::pages::PageFile;
@@ -97,7 +98,7 @@ impl Lock {
 fn refused(lock: &Lock, needed: u64) -> anyhow::Error {
     let error = io::Error::last_os_error();
     let path = lock.path.display();
-    match (error.raw_os_error(), memory_limit()) {
+    match (error.raw_os_error(), limit_of(libc::RLIMIT_MEMLOCK)) {
         (Some(libc::ENOMEM | libc::EPERM | libc::EAGAIN), Some(limit)) if limit < needed => {
             anyhow!(
                 "{path}: cannot be locked: {} are to be locked, and RLIMIT_MEMLOCK is {}. Raise it with ulimit -l, LimitMEMLOCK= of a systemd unit or --ulimit memlock=-1 of a container, or run as root",
@@ -107,16 +108,6 @@ fn refused(lock: &Lock, needed: u64) -> anyhow::Error {
         }
         _ => anyhow!("{path}: cannot be locked: {error}"),
     }
-}
-
-fn memory_limit() -> Option<u64> {
-    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
-    // SAFETY: filled by the call; valid when zeroed.
-    let limit = unsafe {
-        let failed = libc::getrlimit(libc::RLIMIT_MEMLOCK, limit.as_mut_ptr()) != 0;
-        (!failed).then(|| limit.assume_init())?
-    };
-    Some(limit.rlim_cur)
 }
 
 /// SIGINT and SIGTERM, which from now on wait to be waited for.

@@ -3,6 +3,7 @@
 mod evict;
 mod fetch;
 mod files;
+mod limits;
 mod lock;
 mod report;
 mod walk;
