@@ -26,7 +26,6 @@ mod in_place;
 mod job;
 mod lane;
 mod load;
-mod mappings;
 mod set;
 mod staging;
 mod streams;

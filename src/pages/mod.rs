@@ -19,6 +19,7 @@
 mod cut;
 mod error;
 mod file;
+pub mod mappings;
 mod memory;
 mod pace;
 mod reader;
