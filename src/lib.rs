@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod control;
+mod descriptors;
 pub mod driver;
 pub mod lanes;
 pub mod pages;

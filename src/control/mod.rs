@@ -6,7 +6,6 @@
 
 mod bypass;
 mod client;
-mod descriptors;
 mod error;
 pub mod frame;
 mod protocol;
@@ -15,9 +14,9 @@ mod server;
 mod socket;
 mod stats_file;
 
+pub use crate::descriptors::out_of_the_way;
 pub use bypass::Bypass;
 pub use client::{Client, list};
-pub use descriptors::out_of_the_way;
 pub use error::ControlError;
 pub use protocol::{PROTOCOL_VERSION, Request, Response};
 pub use report::*;

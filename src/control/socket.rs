@@ -1,6 +1,6 @@
 //! What std lacks of unix sockets.
 
-use super::descriptors::out_of_the_way;
+use crate::descriptors::out_of_the_way;
 use std::io::{self, Read, Write};
 use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};

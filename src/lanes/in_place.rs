@@ -8,11 +8,12 @@
 //! staging lanes are faster.
 
 use super::lane::Lane;
-use super::mappings::{Registrable, registrable};
+
 use super::streams::Streams;
 use super::{LaneError, waits};
 use crate::driver::Driver;
 use crate::driver::sys::*;
+use crate::pages::mappings::{Registrable, registrable};
 use std::collections::VecDeque;
 
 const PAGE: usize = 4096;
