@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::cli::{faulty, json, limit, number_in, refused, rewarm, stderr, text};
+use common::cli::{documented, faulty, json, limit, number_in, refused, rewarm, stderr, text};
 use common::weights::{index, pattern, safetensors, with_header, write_model};
 use common::{Scratch, libraries};
 use rewarm::pages::Strategy;
@@ -42,6 +42,7 @@ fn every_byte_of_a_file_arrives() {
     );
     let found = verified(&[text(&path)]);
     assert_eq!(found["version"], 1);
+    documented(&found);
     assert_eq!(found["device"]["ordinal"], 0);
     assert_eq!(
         (number_in(&found, "files"), number_in(&found, "tensors")),

@@ -65,7 +65,12 @@ fn the_scripts_it_names_are_there() {
         assert!(readme.contains(script), "{script}");
         assert!(repository().join(script).is_file(), "{script}");
     }
-    for example in ["examples/podman", "examples/vllm", "examples/transformers"] {
+    for example in [
+        "examples/podman",
+        "examples/vllm",
+        "examples/transformers",
+        "examples/safetensors",
+    ] {
         assert!(readme.contains(&format!("({example})")), "{example}");
         assert!(
             repository().join(example).join("README.md").is_file(),

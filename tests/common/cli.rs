@@ -1,6 +1,6 @@
 //! `rewarm` on the software driver, in an environment without settings.
 
-use super::{libraries, shared_library};
+use super::{libraries, repository, shared_library};
 use serde_json::Value;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -65,6 +65,31 @@ pub fn json(command: &mut Command) -> Value {
     assert!(output.status.success(), "{command:?}: {output:?}");
     assert_eq!(stderr(&output), "", "{command:?}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Insists that the README has every key of what a command prints in its section
+/// about loading files.
+#[track_caller]
+pub fn documented(found: &Value) {
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## Loading files\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let is_inside = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let words: Vec<_> = section.split(|letter| !is_inside(letter)).collect();
+    for key in keys(found) {
+        assert!(words.contains(&key.as_str()), "{key} is not in the README");
+    }
+}
+
+fn keys(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| [vec![key.clone()], keys(value)].concat())
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(keys).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// A number in JSON.

@@ -102,7 +102,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
 fn device_of(cuda: &Cuda, ordinal: i32) -> Result<i32> {
     let devices = cuda.devices()?;
     if ordinal >= devices {
-        bail!("--device {ordinal}: there are {devices} devices, the first is 0");
+        bail!("--device {ordinal}: no such device; there are {devices}, counted from 0");
     }
     Ok(cuda.device(ordinal)?)
 }
