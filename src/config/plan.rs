@@ -1,6 +1,6 @@
 //! From what was asked for to what the machine and the staging memory allow.
 
-use super::{Note, Settings};
+use super::{Note, Settings, Strategy};
 
 const MIB: usize = 1 << 20;
 
@@ -21,6 +21,10 @@ pub struct LanePlan {
     pub chunk_bytes: usize,
     /// Most pinned staging memory, in bytes: all slots together.
     pub staging_bytes: usize,
+    /// Whether copies from mapped files read the file.
+    pub read_files: bool,
+    /// How files are read.
+    pub read_strategy: Strategy,
     /// What was clamped, one sentence each.
     pub notes: Vec<Note>,
 }
@@ -42,6 +46,8 @@ impl Settings {
             slots_per_lane,
             chunk_bytes,
             staging_bytes,
+            read_files: self.read_files,
+            read_strategy: self.read_strategy,
             notes,
         }
     }

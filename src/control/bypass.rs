@@ -54,6 +54,9 @@ bypasses! {
     LanesUnavailable "lanes_unavailable",
     /// The lanes failed in the middle; the driver repeated the copy.
     LaneFailed "lane_failed",
+    /// The file behind the source could not be read; the driver repeated the copy
+    /// from memory.
+    FileUnreadable "file_unreadable",
     /// A 2D copy.
     TwoDimensional "two_dimensional",
     /// A 3D copy.

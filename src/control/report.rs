@@ -125,6 +125,9 @@ pub struct DirectionReport {
     pub fanned_out_copies: u64,
     /// Of those, bytes copied from registered windows of the source itself.
     pub in_place_bytes: u64,
+    /// Of those, bytes read from the file that the source was mapped from.
+    #[serde(default)]
+    pub file_bytes: u64,
     /// Seconds that callers spent in fanned-out copies, summed over threads.
     pub fanned_out_seconds: f64,
     /// `fanned_out_bytes` / `fanned_out_seconds` / 10⁹.

@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use super::lane::Lane;
+use super::mapped_file::SourceFiles;
 use super::staging::Staging;
 use super::streams::Streams;
 use crate::driver::Driver;
@@ -27,12 +28,16 @@ const TURN: usize = 4;
 const SPIN_IN_SERIES: Duration = Duration::from_millis(1);
 const SPIN: Duration = Duration::from_micros(50);
 
+/// How long the files behind sources stay open after the last copy.
+const FILES_STAY_OPEN: Duration = Duration::from_secs(1);
+
 /// What all threads of a lane set share.
 pub(super) struct Shared {
     pub(super) driver: Driver,
     pub(super) context: CUcontext,
     pub(super) staging: Staging,
     pub(super) streams: Streams,
+    pub(super) files: SourceFiles,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Goes up whenever the queue gets something to look at.
@@ -56,12 +61,14 @@ impl Shared {
         context: CUcontext,
         staging: Staging,
         streams: Streams,
+        files: SourceFiles,
     ) -> Shared {
         Shared {
             driver,
             context,
             staging,
             streams,
+            files,
             queue: Mutex::default(),
             wake: Condvar::new(),
             news: AtomicU64::new(0),
@@ -120,11 +127,22 @@ impl Shared {
         }
         let mut queue = self.lock();
         while is_old() {
-            queue = self
-                .wake
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.sleep(queue);
         }
+    }
+
+    /// Sleeps until woken, or until it is time to give descriptors back.
+    fn sleep<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        if !self.files.are_open() {
+            let woken = self.wake.wait(queue);
+            return woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        let woken = self.wake.wait_timeout(queue, FILES_STAY_OPEN);
+        let (queue, slept) = woken.unwrap_or_else(PoisonError::into_inner);
+        if slept.timed_out() {
+            self.files.close();
+        }
+        queue
     }
 
     fn stop(&self) {

@@ -1,6 +1,7 @@
 //! One copy while lanes work on it.
 
 use super::chunks::Chunks;
+use super::mapped_file::MappedFile;
 use super::{LaneError, waits};
 use crate::driver::sys::CUdeviceptr;
 use crate::pages::{Chunk, Reading};
@@ -39,7 +40,7 @@ pub(super) struct Job {
 /// What is copied.
 pub(super) enum Work {
     /// Between host and device memory.
-    Memory(MemoryCopy),
+    Memory(Box<MemoryCopy>),
     /// From files to the device.
     Files(Box<FileCopy>),
 }
@@ -49,6 +50,8 @@ pub(super) struct MemoryCopy {
     pub(super) direction: Direction,
     pub(super) device: CUdeviceptr,
     pub(super) host: *mut u8,
+    /// The file that the source is mapped from, if it is.
+    pub(super) file: Option<MappedFile>,
     cut: Chunks,
     chunks: usize,
     next: AtomicUsize,
@@ -64,12 +67,14 @@ impl MemoryCopy {
         direction: Direction,
         device: CUdeviceptr,
         host: *mut u8,
+        file: Option<MappedFile>,
         cut: Chunks,
     ) -> MemoryCopy {
         MemoryCopy {
             direction,
             device,
             host,
+            file,
             chunks: cut.count(),
             cut,
             next: AtomicUsize::new(0),
@@ -142,6 +147,14 @@ impl Job {
         match &self.work {
             Work::Memory(copy) => copy.is_exhausted(),
             Work::Files(copy) => copy.reading.is_exhausted(),
+        }
+    }
+
+    /// Bytes read from a file that were to be copied from memory.
+    pub(super) fn file_bytes(&self) -> u64 {
+        match &self.work {
+            Work::Memory(copy) => copy.file.as_ref().map_or(0, MappedFile::bytes),
+            Work::Files(_) => 0,
         }
     }
 

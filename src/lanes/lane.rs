@@ -117,17 +117,30 @@ impl Lane {
         chunk: Range<usize>,
     ) -> Result<(), LaneError> {
         let index = self.free_slot(driver, staging)?;
-        // SAFETY: the chunk lies within the caller's memory, which outlives the
-        // claim; the slot is free and as large as any chunk.
-        unsafe {
-            ptr::copy_nonoverlapping(
-                copy.host.add(chunk.start),
-                self.slots[index].memory,
-                chunk.len(),
-            );
-        }
+        let slot = self.page_slot(staging, index);
+        let read = match &copy.file {
+            Some(file) => file.read(&chunk, slot)?,
+            None => None,
+        };
+        let before = read.unwrap_or_else(|| {
+            // SAFETY: the chunk lies within the caller's memory, which outlives
+            // the claim; the slot is free and as large as any chunk.
+            unsafe {
+                ptr::copy_nonoverlapping(copy.host.add(chunk.start), slot.memory, chunk.len());
+            }
+            0
+        });
         let device = copy.device + chunk.start as u64;
-        self.transfer(driver, index, 0..chunk.len(), device)
+        self.transfer(driver, index, before..before + chunk.len(), device)
+    }
+
+    /// A slot as the page reader sees it.
+    fn page_slot(&self, staging: &Staging, index: usize) -> pages::Slot {
+        pages::Slot {
+            number: index,
+            memory: self.slots[index].memory,
+            bytes: staging.slot_bytes(),
+        }
     }
 
     /// Puts the transfer of a part of a filled slot on the stream.
@@ -303,16 +316,6 @@ struct Filling<'a> {
     copy: &'a FileCopy,
 }
 
-impl Filling<'_> {
-    fn at(&self, number: usize) -> pages::Slot {
-        pages::Slot {
-            number,
-            memory: self.lane.slots[number].memory,
-            bytes: self.staging.slot_bytes(),
-        }
-    }
-}
-
 impl Worker for Filling<'_> {
     type Error = LaneError;
 
@@ -320,7 +323,7 @@ impl Worker for Filling<'_> {
         (0..self.lane.slots.len())
             .map(|index| {
                 self.lane.pin(self.driver, self.staging, index)?;
-                Ok(self.at(index))
+                Ok(self.lane.page_slot(self.staging, index))
             })
             .collect()
     }
@@ -328,7 +331,7 @@ impl Worker for Filling<'_> {
     fn slot(&mut self) -> Result<pages::Slot, LaneError> {
         let index = self.lane.free_slot(self.driver, self.staging)?;
         self.lane.slots[index].being_read = true;
-        Ok(self.at(index))
+        Ok(self.lane.page_slot(self.staging, index))
     }
 
     fn filled(&mut self, slot: pages::Slot, before: usize, chunk: &Chunk) {
@@ -350,9 +353,6 @@ impl Worker for Filling<'_> {
         if let Some(slot) = slot {
             self.lane.slots[slot.number].being_read = false;
         }
-        match error {
-            LaneError::Pages(_) => self.job.fail(error),
-            error => self.lane.give_up(self.driver, self.job, error),
-        }
+        self.lane.give_up(self.driver, self.job, error);
     }
 }

@@ -26,6 +26,7 @@ mod in_place;
 mod job;
 mod lane;
 mod load;
+mod mapped_file;
 mod set;
 mod staging;
 mod streams;

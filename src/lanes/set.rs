@@ -4,6 +4,7 @@ use super::chunks::Chunks;
 use super::crew::{Crew, Shared};
 use super::job::{Direction, Job, MemoryCopy, Work};
 use super::lane::Lane;
+use super::mapped_file::{MappedFile, SourceFiles};
 use super::staging::Staging;
 use super::streams::Streams;
 use super::{LaneError, in_place, waits};
@@ -53,7 +54,10 @@ pub struct Transfer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Staged by the lanes.
-    Staged,
+    Staged {
+        /// Bytes that came from the file that the source is mapped from.
+        from_file: u64,
+    },
     /// Copied from registered windows of the source.
     InPlace,
     /// Nothing was done: the stream is busy, and the driver would return
@@ -71,8 +75,6 @@ pub struct LaneSet {
     events: Mutex<Vec<CUevent>>,
     lanes: usize,
     slot_bytes: usize,
-    /// What reading files was like so far.
-    experience: Arc<Experience>,
 }
 
 // SAFETY: handles of the driver, usable from any thread that has the context.
@@ -95,7 +97,8 @@ impl LaneSet {
         unsafe { driver.current_context(&mut context)? };
         let staging = Staging::reserve(plan.lanes * plan.slots_per_lane, plan.chunk_bytes)?;
         let streams = Streams::new(&driver)?;
-        let shared = Arc::new(Shared::new(driver, context, staging, streams));
+        let files = SourceFiles::new(plan);
+        let shared = Arc::new(Shared::new(driver, context, staging, streams, files));
         let mut lanes = Vec::new();
         for index in 0..plan.lanes {
             match Lane::new(&driver, index, plan.slots_per_lane, streams) {
@@ -117,7 +120,6 @@ impl LaneSet {
             crew: Mutex::new(crew),
             own: Mutex::new(own),
             events: Mutex::default(),
-            experience: Arc::default(),
             shared,
         })
     }
@@ -135,8 +137,9 @@ impl LaneSet {
         self.slot_bytes
     }
 
+    /// What reading files was like so far.
     pub(super) fn experience(&self) -> &Arc<Experience> {
-        &self.experience
+        self.shared.files.experience()
     }
 
     /// Waits until all transfers of the set are done.
@@ -186,17 +189,27 @@ impl LaneSet {
             )?;
             return Ok(Outcome::InPlace);
         }
-        self.fan_out(Work::Memory(self.memory_copy(transfer)), transfer)?;
-        Ok(Outcome::Staged)
-    }
-
-    fn memory_copy(&self, transfer: &Transfer) -> MemoryCopy {
-        MemoryCopy::new(
+        let copy = MemoryCopy::new(
             transfer.direction,
             transfer.device,
             transfer.host,
+            self.file_behind(transfer),
             Chunks::new(transfer.bytes, self.slot_bytes),
-        )
+        );
+        let job = self.fan_out(Work::Memory(Box::new(copy)), transfer)?;
+        Ok(Outcome::Staged {
+            from_file: job.file_bytes(),
+        })
+    }
+
+    /// The file that the source is mapped from. Only to be asked once the stream's
+    /// earlier work is done: it may write the source.
+    fn file_behind(&self, transfer: &Transfer) -> Option<MappedFile> {
+        if transfer.direction == Direction::ToHost {
+            return None;
+        }
+        let start = transfer.host.addr();
+        self.shared.files.find(start..start.checked_add(transfer.bytes)?)
     }
 
     /// The **start** wait. False if the driver would not wait.
@@ -245,8 +258,8 @@ impl LaneSet {
         Ok(event)
     }
 
-    fn fan_out(&self, work: Work, transfer: &Transfer) -> Result<(), LaneError> {
-        let moved = self.carry(work).map(drop);
+    fn fan_out(&self, work: Work, transfer: &Transfer) -> Result<Arc<Job>, LaneError> {
+        let moved = self.carry(work);
         self.join(transfer).or_else(|error| {
             self.shared
                 .streams

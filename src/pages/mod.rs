@@ -26,14 +26,17 @@ mod reader;
 mod residency;
 mod ring;
 mod strategy;
+mod ways;
 mod work;
 
 pub use crate::config::Strategy;
 pub(crate) use cut::Chunk;
 pub use error::{PageError, Reason};
 pub use file::{FileRange, PageFile, Store};
+pub(crate) use mappings::{Backing, Mappings};
 pub(crate) use memory::{Region, populate};
 pub use reader::{Piece, ReadOptions, ReadReport, read};
 pub use residency::{Residency, evict, residency};
 pub(crate) use strategy::Experience;
+pub(crate) use ways::Ways;
 pub(crate) use work::{GRAIN, Manner, Reading, Slot, Worker, work};

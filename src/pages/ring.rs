@@ -7,7 +7,8 @@
 use super::Chunk;
 use super::Strategy;
 use super::strategy::Choice;
-use super::work::{Reading, Slot, Worker, arrived, complete, read_one};
+use super::ways::{arrived, complete};
+use super::work::{Reading, Slot, Worker, read_one};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -239,7 +240,7 @@ impl<W: Worker> Session<'_, W> {
         let complete = arrived(file, &chunk, read)
             .and_then(|got| complete(file, &chunk, slot, before, got.saturating_sub(before)));
         match complete {
-            Ok(()) => {
+            Ok(before) => {
                 self.bytes += chunk.bytes as u64;
                 self.worker.filled(slot, before, &chunk);
             }

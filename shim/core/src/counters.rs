@@ -14,6 +14,7 @@ pub(crate) struct Copies {
     bytes: AtomicU64,
     copies: AtomicU64,
     in_place: AtomicU64,
+    from_file: AtomicU64,
     nanoseconds: AtomicU64,
     bypassed: [AtomicU64; Bypass::ALL.len()],
 }
@@ -24,9 +25,11 @@ impl Copies {
         self.copies.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
         self.nanoseconds.fetch_add(took.as_nanos() as u64, Relaxed);
-        if outcome == Outcome::InPlace {
-            self.in_place.fetch_add(bytes as u64, Relaxed);
-        }
+        match outcome {
+            Outcome::InPlace => self.in_place.fetch_add(bytes as u64, Relaxed),
+            Outcome::Staged { from_file } => self.from_file.fetch_add(from_file, Relaxed),
+            Outcome::StreamBusy => 0,
+        };
     }
 
     /// A copy that was left to the driver.
@@ -51,6 +54,7 @@ impl Copies {
             fanned_out_bytes: bytes,
             fanned_out_copies: self.copies.load(Relaxed),
             in_place_bytes: self.in_place.load(Relaxed),
+            file_bytes: self.from_file.load(Relaxed),
             fanned_out_seconds: seconds,
             gb_per_s: if seconds > 0.0 {
                 bytes as f64 / seconds / 1e9

@@ -4,7 +4,7 @@ use crate::process::{self, Process};
 use crate::{counters, devices::Device};
 use rewarm::control::Bypass;
 use rewarm::driver::sys::*;
-use rewarm::lanes::{Direction, Outcome, Transfer, in_place_from};
+use rewarm::lanes::{Direction, LaneError, Outcome, Transfer, in_place_from};
 use std::ptr;
 use std::time::Instant;
 
@@ -270,6 +270,10 @@ impl Process {
                     .copies(copy.direction)
                     .fanned_out(copy.bytes, outcome, begun.elapsed());
                 Ok(())
+            }
+            Err(LaneError::Pages(error)) => {
+                tracing::warn!(%error, ?copy, "the driver copies from memory");
+                Err(Bypass::FileUnreadable)
             }
             Err(error) => {
                 device.failed();
