@@ -78,7 +78,15 @@ static void shared(void) { copy(map(PROT_READ, MAP_SHARED), SIZE); }
 
 static void private(void) { copy(map(READ_WRITE, MAP_PRIVATE), SIZE); }
 
-static void populated(void) { copy(map(READ_WRITE, MAP_PRIVATE | MAP_POPULATE), SIZE); }
+static void populated(void)
+{
+    char *at = map(READ_WRITE, MAP_PRIVATE);
+    for (size_t page = 0; page < PAGES; page++) (void)*(volatile char *)(at + page * PAGE);
+    copy(at, SIZE);
+}
+
+/* Populating a private mapping that is writable makes a copy of every page. */
+static void copied_at_once(void) { copy(map(READ_WRITE, MAP_PRIVATE | MAP_POPULATE), SIZE); }
 
 static void read_only(void) { copy(map(PROT_READ, MAP_PRIVATE), SIZE); }
 
@@ -289,7 +297,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } SITUATIONS[] = {
-    {"shared", shared}, {"private", private}, {"populated", populated}, {"read_only", read_only},
+    {"shared", shared}, {"private", private}, {"populated", populated}, {"copied_at_once", copied_at_once}, {"read_only", read_only},
     {"any_offset", any_offset}, {"written_shared", written_shared}, {"given_back", given_back},
     {"in_pieces", in_pieces}, {"among_many", among_many}, {"odd_name", odd_name}, {"in_memory", in_memory},
     {"overwritten", overwritten}, {"resized", resized}, {"modified_start", modified_start},
