@@ -5,8 +5,9 @@ import select
 import statistics
 import subprocess
 
-from report import at_least, row, size_name, skipped
-from runner import GIB, KIB, MIB, Skip, evidence, say
+import loading
+from report import at_least, doubted, row, size_name, skipped
+from runner import GIB, KIB, MIB, Skip, evidence, fanned, say
 
 APIS = (("cuMemcpyHtoD", "copies-driver"), ("cudaMemcpy, static libcudart", "copies-static"),
         ("cudaMemcpy, dynamic libcudart", "copies-dynamic"))
@@ -29,12 +30,6 @@ def verified(results):
     return "bytes checked" if "no" not in words else ""
 
 
-def fanned(results):
-    """A remark where the preloaded side did nothing: then the row compares plain with plain."""
-    proof = evidence(results)
-    return "" if proof["fanned_out_bytes"] else f"nothing was fanned out ({', '.join(proof['states'])})"
-
-
 def bandwidth(runner, group, label, command, sizes, count, seconds, target, verdict, name=None, key="median_ns", **more):
     try:
         results = runner.pairs(command, count, seconds, label, **more)
@@ -51,13 +46,6 @@ def bandwidth(runner, group, label, command, sizes, count, seconds, target, verd
         one = row(group, (name or "{label} {size}").format(label=label, size=size_name(size)), "GB/s", plain, rewarm, wanted,
                   verdict(size) if wanted else None, note, checked=verified(results), first=first, evidence=proof)
         yield doubted(one)
-
-
-def doubted(one):
-    """No "yes" for a run that rewarm took no part in."""
-    if one["note"] and one["reached"]:
-        one["reached"] = None
-    return one
 
 
 def spread_of(values):
@@ -149,38 +137,6 @@ def d2h(runner, seconds):
     command_mid = [runner.program("copies-driver"), "mid", "--dir", "d2h", "--sizes", listed(MID), "--budget-ms", "150"]
     yield from bandwidth(runner, "d2h", "cuMemcpyDtoH", command_mid, MID, 2 if runner.options.quick else 3, seconds * 0.3,
                          "", lambda _: None, name="{label}, destination in cache, {size}")
-
-
-def loaders(runner, seconds):
-    options = runner.options
-    amount = 2 * 10**9 if options.quick else options.loader_bytes
-    folder = options.files or runner.memory_folder()
-    try:
-        have = os.path.isdir(folder) and any(name.endswith(".safetensors") for name in os.listdir(folder))
-        if not have:
-            made = runner.once("plain", runner.python("loaders.py", "make", folder, "--bytes", amount))
-            say(f"  files: {made['lines'][0]}")
-        for name, label in (("load_file", "safetensors load_file + .to('cuda')"), ("vllm", "vLLM's weight iterator"),
-                            ("transformers", "transformers Llama .to('cuda')")):
-            if name == "transformers" and options.quick:
-                continue
-            reps = 1 if name == "transformers" else 3
-
-            def command(number, name=name, reps=reps):
-                return runner.python("loaders.py", name, folder, "--bytes", amount, "--reps", reps) + ["--full"] * (number == 0)
-            try:
-                results = runner.pairs(command, 1 if options.quick else 3, seconds * 0.3, label)
-            except Skip as reason:
-                say(f"  {label}: not run: {reason}")
-                yield skipped("loaders", label, str(reason))
-                continue
-            size = results[0]["plain"]["lines"][-1]["bytes"]
-            for key, when in (("first_ns", "first load"), ("median_ns", "later loads"))[:1 if reps == 1 else 2]:
-                plain, rewarm = rates(results, size, key)
-                yield doubted(row("loaders", f"{label}, {size / 1e9:.1f} GB, {when}", "GB/s", plain, rewarm, ">= 3x",
-                                  at_least(ratio=3), fanned(results), checked=verified(results), evidence=evidence(results)))
-    finally:
-        runner.drop_memory_folder()
 
 
 def first(runner, seconds):
@@ -459,11 +415,16 @@ GROUPS = {
     "d2h": (d2h, 20, 6),
     "mid": (mid, 10, 3),
     "cpus": (cpus, 30, 8),
-    "loaders": (loaders, 45, 15),
+    "loaders": (loading.loaders, 130, 25),
+    "load": (loading.load, 45, 15),
     "first": (first, 25, 10),
     "calls": (calls, 35, 5),
     "inert": (inert, 10, 3),
     "memory": (memory, 5, 5),
     "sweep": (sweep, 70, 10),
     "pin": (pin, 20, 6),
+    "cold": (loading.cold, 170, 40),
+    "fewcpus": (loading.few_cpus, 75, 20),
+    "slowfs": (loading.slow_file_system, 60, 30),
+    "peers": (loading.peers, 230, 60),
 }

@@ -13,6 +13,8 @@ DRIVER_ONLY = {
     "hostalloc": ["hostalloc.c"],
     "hold": ["hold.c"],
     "spawn": ["spawn.c"],
+    "slow-fs": ["slow_fs.c"],
+    "touch": ["touch.c"],
 }
 
 

@@ -32,6 +32,13 @@ def skipped(group, name, reason):
     return {"group": group, "row": name, "skipped": reason}
 
 
+def doubted(one):
+    """No "yes" for a run that rewarm took no part in."""
+    if one["note"] and one["reached"]:
+        one["reached"] = None
+    return one
+
+
 def at_least(rate=None, ratio=None):
     """Whether a row has its rate, and its ratio to the plain run, by medians."""
     def verdict(one):

@@ -7,6 +7,7 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
+import cpu
 import groups
 import programs
 import report
@@ -15,9 +16,13 @@ from runner import Runner, Skip, say
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+def listed(all_groups):
+    return " ".join(f"{name} (~{seconds} s)" for name, (_, seconds, _) in all_groups.items())
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__,
-                                     epilog="groups: " + " ".join(f"{n} (~{s} s)" for n, (_, s, _) in groups.GROUPS.items()))
+                                     epilog="groups: " + listed(groups.GROUPS) + "; with --cpu: " + listed(cpu.GROUPS))
     add = parser.add_argument
     add("--libs", default=os.path.join(ROOT, "target/release"), metavar="DIR", help="folder of librewarm.so (target/release)")
     add("--out", default=os.path.join(ROOT, "target/bench/out"), metavar="DIR", help="for bench.json and bench.md")
@@ -29,9 +34,13 @@ def arguments():
     add("--cudart", default="", metavar="DIR", help="a CUDA toolkit or wheel folder with include/ and lib/")
     add("--sim", default="", metavar="DIR", help="folder of the software driver's libcuda.so.1: a dry run, small sizes")
     add("--merge", nargs="+", metavar="JSON", help="only join the bench.json of several runs into --out")
-    add("--files", default="", metavar="DIR", help="safetensors files of your own for the loaders")
+    add("--files", action="append", default=[], metavar="DIR",
+        help="folder of the model's files, made there if it holds none, and kept (/dev/shm, removed at the end); may be given twice")
+    add("--fio", default="", metavar="EXE", help="fio, for the disk's own speed (PATH)")
+    add("--wheels", default="", metavar="DIR", help="wheels of the peers that the interpreter has not installed")
+    add("--cpu", action="store_true", help="no GPU: the page reader against other readers of files")
     add("--python", default="python3", metavar="EXE", help="the interpreter that has the frameworks")
-    add("--loader-bytes", type=int, default=4_400_000_000, metavar="N")
+    add("--loader-bytes", type=int, default=0, metavar="N", help="size of the model's files (16 GB; 2 GB with --cpu, --quick)")
     add("--calls", type=int, default=0, metavar="N", help="calls of each kind in each process (200000)")
     add("--inert-runs", type=int, default=200, metavar="N")
     add("--time", type=float, default=1.0, metavar="FACTOR", help="stretches each group's time")
@@ -39,12 +48,13 @@ def arguments():
 
 
 def names(options):
-    chosen = [name for name in options.only.split(",") if name] or list(groups.GROUPS)
+    there = cpu.GROUPS if options.cpu else groups.GROUPS
+    chosen = [name for name in options.only.split(",") if name] or list(there)
     left_out = [name for name in options.skip.split(",") if name]
     for name in chosen + left_out:
-        if name not in groups.GROUPS:
-            raise SystemExit(f"no group {name}; there are: {' '.join(groups.GROUPS)}")
-    return [name for name in chosen if name not in left_out]
+        if name not in there:
+            raise SystemExit(f"no group {name}; there are: {' '.join(there)}")
+    return {name: there[name] for name in chosen if name not in left_out}
 
 
 def main():
@@ -56,7 +66,7 @@ def main():
         return 0
     if options.build:
         missing = programs.build(os.path.abspath(options.build), options.cudart, say)
-        return 1 if len(missing) == 7 else 0
+        return 1 if len(missing) == len(programs.DRIVER_ONLY) + 2 else 0
     chosen = names(options)
     library = os.path.realpath(os.path.join(options.libs, "librewarm.so"))
     if not os.path.exists(library):
@@ -71,8 +81,7 @@ def main():
     run = {"machine": report.machine(options.sim, options.python),
            "command": shlex.join(["scripts/bench", *sys.argv[1:]]), "library": library}
     data = {"version": 1, "runs": [run], "rows": []}
-    for name in chosen:
-        function, usual, quick = groups.GROUPS[name]
+    for name, (function, usual, quick) in chosen.items():
         started = time.perf_counter()
         say(f"[{started - began:5.0f} s] {name}")
         try:

@@ -8,13 +8,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SCRATCH = "rewarm-bench-"
+PRELOADED = ("rewarm", "prewarm")
 
 
 class Skip(Exception):
     """A row that cannot be measured here, and why."""
+
+
+class Side(NamedTuple):
+    """One of the ways that are compared: what runs, and how its result becomes a number."""
+
+    name: str
+    command: object  # a list, or a function of the round's number
+    rates: object  # result -> {what: GB/s}
+    mode: str = "plain"
+    before: object = None  # called before each run
+    more: dict = {}  # for Runner.once
 
 
 def say(text):
@@ -29,12 +42,27 @@ def remove_stale(folder):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
+def json_in(text):
+    """The objects in a program's output: one over all of it, or one a line."""
+    try:
+        whole = json.loads(text)
+        return [whole] if isinstance(whole, dict) else []
+    except ValueError:
+        found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            pass
+    return [one for one in found if isinstance(one, dict)]
+
+
 class Runner:
     def __init__(self, options, library, programs):
         self.options, self.library, self.programs = options, library, programs
         self.child = None
         self.scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
-        self.shm = None
+        self.shm = self.disk = None
         self.runtime = None
         atexit.register(self.clean)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -50,7 +78,7 @@ class Runner:
             except ProcessLookupError:
                 pass
             self.child.wait()
-        for folder in (self.scratch, self.shm):
+        for folder in (self.scratch, self.shm, self.disk):
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -61,10 +89,20 @@ class Runner:
             self.shm = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir="/dev/shm")
         return self.shm
 
-    def drop_memory_folder(self):
-        if self.shm:
-            shutil.rmtree(self.shm, ignore_errors=True)
-            self.shm = None
+    def disk_folder(self):
+        """A folder beside the results, for files on a disk."""
+        if not self.disk:
+            os.makedirs(self.options.out, exist_ok=True)
+            remove_stale(self.options.out)
+            self.disk = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=self.options.out)
+        return self.disk
+
+    def tool(self):
+        """The built command line."""
+        path = os.path.join(os.path.dirname(self.library), "rewarm")
+        if not os.path.exists(path):
+            raise Skip(f"no {path}")
+        return path
 
     def program(self, name):
         path = os.path.join(self.programs, name)
@@ -84,7 +122,7 @@ class Runner:
         if paths:
             env["LD_LIBRARY_PATH"] = ":".join(paths)
         env.update(extra or {})
-        if side != "plain":
+        if side in PRELOADED:
             env["LD_PRELOAD"] = self.library
         if side == "prewarm":
             env["CRIU_CUDA_CONTEXT_POOL"] = "1"
@@ -98,7 +136,7 @@ class Runner:
         stats = os.path.join(self.scratch, "stats.json")
         if os.path.exists(stats):
             os.unlink(stats)
-        if side != "plain":
+        if side in PRELOADED:
             environment["REWARM_STATS"] = stats
 
         def limit():
@@ -119,13 +157,7 @@ class Runner:
             out.seek(0)
             err.seek(0)
             text, complaint = out.read(), err.read()
-        lines = []
-        for line in text.splitlines() + [l for l in complaint.splitlines() if l.startswith('{"error"')]:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                pass
-        lines = [line for line in lines if isinstance(line, dict)]
+        lines = json_in(text) + json_in("\n".join(l for l in complaint.splitlines() if l.startswith('{"error"')))
         for line in lines:
             if "error" in line:
                 raise Skip(f"{side}: {line['error']}")
@@ -133,7 +165,8 @@ class Runner:
             if "skipped" in line and len(lines) == 1:
                 raise Skip(line["skipped"])
         if code != 0:
-            raise Skip(f"{side}: exit status {code}: {complaint.strip()[-300:]}")
+            words = complaint.strip().splitlines()[-1:] if "Traceback" in complaint else [complaint.strip()]
+            raise Skip(f"{side}: exit status {code}: {''.join(words)[-300:]}")
         report = None
         if os.path.exists(stats):
             try:
@@ -161,6 +194,34 @@ class Runner:
         say(f"  {label}: {len(results)} rounds, {time.perf_counter() - begin:.1f} s")
         return results
 
+    def contest(self, sides, count, seconds, label):
+        """Like `rounds`, for sides that run different programs: ({name: [{what: GB/s}]}, {name: why it did not run},
+        {name: [result]}). A side that fails leaves; the others go on."""
+        begin, longest, gone = time.perf_counter(), 0, {}
+        rates, results = ({side.name: [] for side in sides} for _ in range(2))
+        for number in range(count):
+            started = time.perf_counter()
+            if number and started - begin + 0.8 * longest > seconds:
+                say(f"  {label}: stopped after {number} of {count} rounds ({seconds:.0f} s)")
+                break
+            for side in sides[number % len(sides):] + sides[:number % len(sides)]:
+                if side.name in gone:
+                    continue
+                try:
+                    if side.before:
+                        side.before()
+                    result = self.once(side.mode, side.command(number) if callable(side.command) else side.command, **side.more)
+                    rates[side.name].append(side.rates(result))
+                    results[side.name].append(result)
+                except (Skip, KeyError, IndexError) as reason:
+                    gone[side.name] = " ".join(str(reason).removeprefix(f"{side.mode}: ").split())
+                    say(f"  {label}: {side.name}: not run: {gone[side.name]}")
+            longest = max(longest, time.perf_counter() - started)
+        say(f"  {label}: {time.perf_counter() - begin:.1f} s")
+        for name in gone:
+            del rates[name], results[name]
+        return rates, gone, results
+
     def pairs(self, command, count, seconds, label, **more):
         return self.rounds(["plain", "rewarm"], command, count, seconds, label, **more)
 
@@ -184,3 +245,9 @@ def evidence(results):
                         total["bypassed"][name] = total["bypassed"].get(name, 0) + count
     total["states"] = sorted(set(total["states"]))
     return total
+
+
+def fanned(results):
+    """A remark where the preloaded side did nothing: then the row compares plain with plain."""
+    proof = evidence(results)
+    return "" if proof["fanned_out_bytes"] else f"nothing was fanned out ({', '.join(proof['states']) or 'no report'})"
