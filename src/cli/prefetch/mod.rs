@@ -94,29 +94,19 @@ pub(super) fn run(args: &PrefetchArgs) -> Result<ExitCode> {
     let mut failures = mem::take(&mut listing.failures);
     let files = files::look_at(&listing.files, &mut failures);
     let mut report = Report::new(&files, listing.skipped);
-    let locks = match args.evict {
-        Some(Evict::Files) => {
-            evict::files(&files, &mut failures);
-            Locks::default()
-        }
-        Some(Evict::All) => {
-            evict::all()?;
-            Locks::default()
-        }
-        None => bring_in(args, &files, &mut report, &mut failures)?,
-    };
-    report.finish(
-        &files::look_at(&listing.files, &mut failures),
-        args.evict.is_some(),
-    );
+    let locks = act(args, &files, &mut report, &mut failures)?;
+    let after = files::look_at(&listing.files, &mut failures);
+    report.finish(&after, args.evict.is_some());
     report.locked = locks.bytes();
     if !failures.is_empty() {
+        // JSON would look like success.
         if !args.json {
             print!("{}", report.describe());
         }
         failures.print();
         return Ok(FAILURE.into());
     }
+    // Before it is said that all is locked: whoever reads that may send one.
     let signals = args.locked.then(lock::Signals::block);
     if args.json {
         print_json(&report)?;
@@ -127,6 +117,20 @@ pub(super) fn run(args: &PrefetchArgs) -> Result<ExitCode> {
         signals.wait();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn act(
+    args: &PrefetchArgs,
+    files: &[Cached],
+    report: &mut Report,
+    failures: &mut Failures,
+) -> Result<Locks> {
+    match args.evict {
+        Some(Evict::Files) => evict::files(files, failures),
+        Some(Evict::All) => evict::all()?,
+        None => return bring_in(args, files, report, failures),
+    }
+    Ok(Locks::default())
 }
 
 fn bring_in(
