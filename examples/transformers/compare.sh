@@ -1,9 +1,11 @@
 #!/bin/sh
-# compare.sh [MODEL]: move.py plain and under rewarm.
+# compare.sh [MODEL]: move.py and load.py plain and under rewarm.
 set -eu
 cd "$(dirname "$0")"
 
-echo "plain:"
-python3 move.py "$@"
-echo "under rewarm:"
-../../scripts/rewarm-python move.py "$@"
+for script in move.py load.py; do
+    echo "$script, plain:"
+    python3 "$script" "$@"
+    echo "$script, under rewarm:"
+    ../../scripts/rewarm-python "$script" "$@"
+done

@@ -1,9 +1,13 @@
 //! The commands.
 
+mod cuda;
 mod doctor;
 mod flags;
 mod libraries;
+mod load;
+mod prefetch;
 mod preload;
+mod progress;
 mod run;
 mod status;
 mod target;
@@ -19,6 +23,11 @@ const FAILURE: u8 = 1;
 
 /// The command line, or a setting in the environment, is wrong.
 const USAGE: u8 = 2;
+
+/// Options that do not go together, where clap does not see it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(&'static str);
 
 /// Starts GPU processes at the speed of the link.
 #[derive(Parser)]
@@ -36,6 +45,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Load(load::LoadArgs),
+    Prefetch(prefetch::PrefetchArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
 }
@@ -44,19 +55,33 @@ pub(crate) fn main() -> ExitCode {
     die_of_broken_pipes();
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
+        Command::Load(args) => load::run(&args),
+        Command::Prefetch(args) => prefetch::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("rewarm: {error:#}");
+        eprintln!("rewarm: {}", with_causes(&error));
         exit_code(&error).into()
     })
+}
+
+/// An error and its causes, those that it has not said itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            let gap = if text.is_empty() { "" } else { ": " };
+            text += &format!("{gap}{cause}");
+        }
+    }
+    text
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(run::CommandError { code, .. }) = error.downcast_ref() {
         *code
-    } else if error.is::<BadValue>() {
+    } else if error.is::<BadValue>() || error.is::<Usage>() {
         USAGE
     } else {
         FAILURE

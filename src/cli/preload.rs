@@ -1,9 +1,13 @@
 //! `LD_PRELOAD`: a list of libraries between colons or spaces, see ld.so(8).
 
 use super::libraries::FRONT;
+use anyhow::{Context, Result};
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 /// Puts a library in front of a list, in place of any rewarm that is in it.
 pub(super) fn joined(library: &Path, list: Option<&OsStr>) -> OsString {
@@ -16,7 +20,7 @@ pub(super) fn joined(library: &Path, list: Option<&OsStr>) -> OsString {
 }
 
 /// The list without rewarm, `None` if nothing is left.
-pub(super) fn without_rewarm(list: Option<&OsStr>) -> Option<OsString> {
+fn without_rewarm(list: Option<&OsStr>) -> Option<OsString> {
     let left = others(list).collect::<Vec<_>>().join(&b':');
     (!left.is_empty()).then(|| OsString::from_vec(left))
 }
@@ -24,6 +28,24 @@ pub(super) fn without_rewarm(list: Option<&OsStr>) -> Option<OsString> {
 /// Whether a list has rewarm in it.
 pub(super) fn has_rewarm(list: Option<&OsStr>) -> bool {
     entries(list).any(is_rewarm)
+}
+
+/// A command that uses the driver itself wants the plain one. If rewarm is
+/// preloaded, this starts the same command without it, with more arguments, and
+/// returns only on failure.
+pub(super) fn start_again_without_rewarm(arguments: &[&str]) -> Result<()> {
+    let list = env::var_os("LD_PRELOAD");
+    if !has_rewarm(list.as_deref()) {
+        return Ok(());
+    }
+    let executable = env::current_exe().context("cannot find the executable")?;
+    let mut command = Command::new(executable);
+    command.args(env::args_os().skip(1)).args(arguments);
+    match without_rewarm(list.as_deref()) {
+        Some(list) => command.env("LD_PRELOAD", list),
+        None => command.env_remove("LD_PRELOAD"),
+    };
+    Err(command.exec()).context("cannot start again without rewarm preloaded")
 }
 
 /// Whether a path can be in such a list at all.

@@ -1,10 +1,10 @@
 //! `rewarm run`: starts a command with rewarm in it.
 
-use super::flags::SettingFlags;
+use super::flags::{All, SettingFlags};
 use super::libraries::Libraries;
 use super::{preload, target};
 use anyhow::{Context, Result, bail};
-use rewarm::config::{PREWARM_PID, Settings};
+use rewarm::config::PREWARM_PID;
 use rewarm::control::StatsFile;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
@@ -28,7 +28,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    settings: SettingFlags,
+    settings: SettingFlags<All>,
     /// use the software driver in place of a GPU
     #[arg(long)]
     sim: bool,
@@ -49,7 +49,7 @@ pub(super) struct CommandError {
 /// Does not return if the command starts.
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     let libraries = Libraries::find()?;
-    let settings = settings(&args.settings)?;
+    let settings = args.settings.settings()?;
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]).envs(args.settings.iter());
     command.env("LD_PRELOAD", preload_list(&libraries)?);
@@ -76,18 +76,6 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         );
     }
     start(command, &args.command[0])
-}
-
-/// The settings that the command will run under: the options' and those in the
-/// environment. A bad one is an error here, where somebody sees it.
-fn settings(flags: &SettingFlags) -> Result<Settings> {
-    let lookup = |name: &str| {
-        flags
-            .get(name)
-            .map(OsStr::to_owned)
-            .or_else(|| env::var_os(name))
-    };
-    Ok(Settings::strict(lookup)?)
 }
 
 fn preload_list(libraries: &Libraries) -> Result<OsString> {

@@ -16,6 +16,15 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// A part of a number of bytes, and how much of it that is.
+pub(super) fn share(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return bytes(part);
+    }
+    let percent = 100.0 * part as f64 / whole as f64;
+    format!("{} ({percent:.0} %)", bytes(part))
+}
+
 /// Columns as wide as their widest cell, two spaces apart, behind a margin.
 pub(super) fn table(margin: &str, rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -49,6 +58,12 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(4 << 20), "4 MiB");
         assert_eq!(bytes((8 << 30) + (1 << 29)), "8.5 GiB");
+    }
+
+    #[test]
+    fn shares_are_in_percent() {
+        assert_eq!(share(1 << 20, 4 << 20), "1 MiB (25 %)");
+        assert_eq!(share(0, 0), "0 B");
     }
 
     #[test]

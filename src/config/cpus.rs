@@ -1,7 +1,8 @@
 //! How many CPUs this process may use.
 
+use super::cgroups;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// CPUs that this process may use: its affinity mask, and no more than the CPU
 /// time that its control groups grant. At least 1.
@@ -36,80 +37,8 @@ pub fn in_affinity_mask() -> Option<usize> {
 /// lie under `root`, rounded up: the least along the hierarchy, in both
 /// versions. `None` without a limit.
 pub fn in_cgroup_quota(root: &Path) -> Option<usize> {
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
-    let folders = groups.lines().filter_map(Group::parse).flat_map(|group| {
-        mounts
-            .lines()
-            .filter_map(Mount::parse)
-            .filter(|mount| mount.carries(&group))
-            .flat_map(|mount| mount.folders(root, &group))
-            .collect::<Vec<_>>()
-    });
-    folders.filter_map(|folder| quota_of(&folder)).min()
-}
-
-/// A line of `/proc/PID/cgroup`, see cgroups(7).
-struct Group<'a> {
-    controllers: &'a str,
-    path: &'a str,
-}
-
-impl<'a> Group<'a> {
-    fn parse(line: &'a str) -> Option<Group<'a>> {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let group = Group {
-            controllers: fields.next()?,
-            path: fields.next()?,
-        };
-        (group.is_v2() || group.controllers.split(',').any(|name| name == "cpu")).then_some(group)
-    }
-
-    fn is_v2(&self) -> bool {
-        self.controllers.is_empty()
-    }
-}
-
-/// A line of `/proc/PID/mountinfo`, see proc_pid_mountinfo(5).
-struct Mount<'a> {
-    root: &'a str,
-    point: &'a str,
-    kind: &'a str,
-    options: &'a str,
-}
-
-impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Mount<'a>> {
-        let (place, source) = line.split_once(" - ")?;
-        let mut place = place.split(' ').skip(3);
-        let mut source = source.split(' ');
-        Some(Mount {
-            root: place.next()?,
-            point: place.next()?,
-            kind: source.next()?,
-            options: source.nth(1)?,
-        })
-    }
-
-    fn carries(&self, group: &Group) -> bool {
-        match self.kind {
-            "cgroup2" => group.is_v2(),
-            "cgroup" => !group.is_v2() && self.options.split(',').any(|name| name == "cpu"),
-            _ => false,
-        }
-    }
-
-    /// The group's folder and its parents up to the mount point. In a container
-    /// the mount may show the group itself at its top, or another path than the
-    /// process knows.
-    fn folders(&self, root: &Path, group: &Group) -> Vec<PathBuf> {
-        let top = root.join(self.point.trim_start_matches('/'));
-        let below = Path::new(group.path)
-            .strip_prefix(self.root)
-            .or_else(|_| Path::new(group.path).strip_prefix("/"))
-            .unwrap_or(Path::new(""));
-        below.ancestors().map(|part| top.join(part)).collect()
-    }
+    let folders = cgroups::folders(root, "cpu");
+    folders.iter().filter_map(|folder| quota_of(folder)).min()
 }
 
 fn quota_of(folder: &Path) -> Option<usize> {
@@ -130,6 +59,7 @@ fn quota_of(folder: &Path) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     const V2: &str = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
     const V1: &str = "\

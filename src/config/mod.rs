@@ -3,7 +3,9 @@
 //! Inside a process a bad value is ignored with a note ([`Settings::from_env`]);
 //! the command line refuses it ([`Settings::strict`]).
 
+mod cgroups;
 pub mod cpus;
+pub mod memory;
 mod plan;
 mod run_dirs;
 mod settings;

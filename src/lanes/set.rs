@@ -209,7 +209,9 @@ impl LaneSet {
             return None;
         }
         let start = transfer.host.addr();
-        self.shared.files.find(start..start.checked_add(transfer.bytes)?)
+        self.shared
+            .files
+            .find(start..start.checked_add(transfer.bytes)?)
     }
 
     /// The **start** wait. False if the driver would not wait.

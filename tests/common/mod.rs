@@ -10,7 +10,9 @@
 )]
 
 mod apps;
+pub mod cli;
 mod run;
+pub mod weights;
 
 pub use apps::{Link, app, driver, shared_library};
 pub use run::{Outcome, Run};

@@ -1,7 +1,8 @@
 //! From facts to verdicts.
 
-use super::gpus::{DriverFacts, NoDriver};
+use super::gpus::DriverFacts;
 use super::system::{GLIBC_FLOOR, System, is_new_enough};
+use crate::cli::cuda::NoDriver;
 use crate::cli::libraries::Missing;
 use serde::Serialize;
 

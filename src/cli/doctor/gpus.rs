@@ -1,8 +1,8 @@
 //! The driver and its GPUs.
 
-use super::cuda::{Cuda, OpenError};
-use rewarm::driver::sys::{CU_MEMHOSTREGISTER_PORTABLE, CUcontext, CUdevice, CUdeviceptr};
-use rewarm::driver::{CudaError, Result};
+use crate::cli::cuda::{Cuda, NoDriver, Primary};
+use rewarm::driver::Result;
+use rewarm::driver::sys::{CU_MEMHOSTREGISTER_PORTABLE, CUdeviceptr};
 use serde::Serialize;
 use std::fs;
 use std::ptr::null_mut;
@@ -18,9 +18,6 @@ const TRIED: usize = 2 * MIB;
 
 /// Copies of which the fastest counts.
 const REPEATS: usize = 3;
-
-/// `cuInit`'s code when there is a driver but no device.
-const NO_DEVICE: i32 = 100;
 
 /// The CUDA driver.
 #[derive(Serialize)]
@@ -63,42 +60,13 @@ pub(super) struct Gpu {
     pub(super) failure: Option<String>,
 }
 
-/// Why there is no driver to work with.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NoDriver {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("the driver does not start: {0}")]
-    Start(#[from] CudaError),
-}
-
-impl NoDriver {
-    pub(super) fn advice(&self) -> &'static str {
-        match self {
-            NoDriver::Open(OpenError::Absent(_)) => {
-                "Install the NVIDIA driver; in a container, start it with --device nvidia.com/gpu=all or --gpus all. To try rewarm without a GPU use rewarm run --sim"
-            }
-            NoDriver::Open(OpenError::Lacks(_)) => "Install a newer NVIDIA driver",
-            NoDriver::Start(CudaError { code, .. }) if code.0 == NO_DEVICE => {
-                "No GPU is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the container's devices"
-            }
-            NoDriver::Start(_) => {
-                "Look at nvidia-smi; after an update of the driver, restart the machine"
-            }
-        }
-    }
-}
-
 /// Looks at the driver and every GPU; `measure` also times copies.
 pub(super) fn look(measure: bool) -> Result<DriverFacts, NoDriver> {
-    let cuda = Cuda::open()?;
-    let (mut version, mut count) = (0, 0);
-    // SAFETY: out-pointers to locals.
-    unsafe {
-        cuda.driver.init(0)?;
-        cuda.driver.driver_version(&mut version)?;
-        cuda.driver.device_count(&mut count)?;
-    }
+    let cuda = Cuda::start()?;
+    let mut version = 0;
+    // SAFETY: an out-pointer to a local.
+    unsafe { cuda.driver.driver_version(&mut version)? };
+    let count = cuda.devices()?;
     Ok(DriverFacts {
         path: cuda.path().map(|path| path.display().to_string()),
         cuda: format!("{}.{}", version / 1000, version % 1000 / 10),
@@ -126,15 +94,13 @@ fn look_at_gpu(cuda: &Cuda, ordinal: i32, measure: bool) -> Gpu {
 }
 
 fn try_gpu(cuda: &Cuda, measure: bool, gpu: &mut Gpu) -> Result<()> {
-    let mut device: CUdevice = 0;
-    // SAFETY: an out-pointer to a local.
-    unsafe { cuda.driver.device_get(&mut device, gpu.ordinal)? };
+    let device = cuda.device(gpu.ordinal)?;
     gpu.name = cuda.name(device)?;
     gpu.memory_bytes = cuda.total_memory(device)?;
-    let context = Primary::retain(cuda, device)?;
+    let _context = Primary::retain(cuda, device)?;
     gpu.has_context = true;
     let bytes = if measure { MEASURED } else { TRIED };
-    let (pageable, pinned) = context.copy_rates(bytes)?;
+    let (pageable, pinned) = Link(cuda).copy_rates(bytes)?;
     if measure {
         gpu.pageable_gb_per_s = Some(pageable);
         gpu.pinned_gb_per_s = Some(pinned);
@@ -142,36 +108,22 @@ fn try_gpu(cuda: &Cuda, measure: bool, gpu: &mut Gpu) -> Result<()> {
     Ok(())
 }
 
-/// A device's primary context, current in this thread.
-struct Primary<'a> {
-    cuda: &'a Cuda,
-    device: CUdevice,
-}
+/// Measures copies in the current context.
+struct Link<'a>(&'a Cuda);
 
-impl Primary<'_> {
-    fn retain(cuda: &Cuda, device: CUdevice) -> Result<Primary<'_>> {
-        let mut context: CUcontext = null_mut();
-        // SAFETY: an out-pointer to a local, then the context just retained.
-        unsafe {
-            cuda.driver.primary_retain(&mut context, device)?;
-            let primary = Primary { cuda, device };
-            cuda.driver.set_current_context(context)?;
-            Ok(primary)
-        }
-    }
-
+impl Link<'_> {
     /// GB/s of copies to the device from the same buffer, pageable and registered.
     fn copy_rates(&self, bytes: usize) -> Result<(f64, f64)> {
         let source = vec![1u8; bytes];
-        let target = self.cuda.allocate(bytes)?;
+        let target = self.0.allocate(bytes)?;
         let rates = self.rates_between(&source, target);
         // SAFETY: allocated above, and no copy is under way.
-        unsafe { self.cuda.driver.mem_free(target)? };
+        unsafe { self.0.driver.mem_free(target)? };
         rates
     }
 
     fn rates_between(&self, source: &[u8], target: CUdeviceptr) -> Result<(f64, f64)> {
-        let driver = &self.cuda.driver;
+        let driver = &self.0.driver;
         let pageable = self.best_rate(source, target)?;
         let address = source.as_ptr().cast_mut().cast();
         // SAFETY: memory that lives until it is unregistered below.
@@ -188,23 +140,11 @@ impl Primary<'_> {
             let start = Instant::now();
             // SAFETY: the target is as long as the source.
             unsafe {
-                self.cuda.copy(target, source)?;
-                self.cuda.driver.stream_synchronize(null_mut())?;
+                self.0.copy(target, source)?;
+                self.0.driver.stream_synchronize(null_mut())?;
             }
             best = best.max(source.len() as f64 / start.elapsed().as_secs_f64() / 1e9);
         }
         Ok(best)
-    }
-}
-
-impl Drop for Primary<'_> {
-    fn drop(&mut self) {
-        // SAFETY: retained by us; nothing of this context is used any more.
-        let _ = unsafe {
-            self.cuda
-                .driver
-                .set_current_context(null_mut())
-                .and_then(|()| self.cuda.driver.primary_release(self.device))
-        };
     }
 }

@@ -1,19 +1,16 @@
 //! `rewarm doctor`: what will work here, and why not.
 
-mod cuda;
 mod features;
 mod gpus;
 mod system;
 
 use super::libraries::Libraries;
 use super::{FAILURE, preload, print_json, text};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use features::Feature;
 use gpus::{DriverFacts, Gpu};
 use serde::Serialize;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
-use std::{env, io};
+use std::process::ExitCode;
 use system::System;
 
 const EXAMPLES: &str = "\
@@ -51,13 +48,7 @@ struct Findings {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let list = env::var_os("LD_PRELOAD");
-    if preload::has_rewarm(list.as_deref()) {
-        return Err(start_again_without_rewarm(preload::without_rewarm(
-            list.as_deref(),
-        )))
-        .context("cannot start again without rewarm preloaded");
-    }
+    preload::start_again_without_rewarm(&["--preloaded"])?;
     let findings = examine(args);
     if args.json {
         print_json(&findings)?
@@ -69,20 +60,6 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     } else {
         FAILURE.into()
     })
-}
-
-fn start_again_without_rewarm(list: Option<std::ffi::OsString>) -> io::Error {
-    let executable = match env::current_exe() {
-        Ok(path) => path,
-        Err(error) => return error,
-    };
-    let mut command = Command::new(executable);
-    command.args(env::args_os().skip(1)).arg("--preloaded");
-    match list {
-        Some(list) => command.env("LD_PRELOAD", list),
-        None => command.env_remove("LD_PRELOAD"),
-    };
-    command.exec()
 }
 
 fn examine(args: &DoctorArgs) -> Findings {

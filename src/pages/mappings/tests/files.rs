@@ -104,7 +104,7 @@ fn a_written_file_is_taken_up_again() {
         change(&|| file.write_all_at(b"other bytes", 3 * PAGE as u64).unwrap());
         let found = mappings.look_up(map.range()).unwrap();
         assert!(holds_the_same(&found, map.range()));
-        change(&|| file.set_len(20 * PAGE as u64).unwrap());
+        change(&|| file.write_all_at(&[7; PAGE], BYTES as u64).unwrap());
         let found = mappings.look_up(map.range()).unwrap();
         assert!(holds_the_same(&found, map.range()));
     }
@@ -123,7 +123,7 @@ fn ranges_end_where_the_file_ends() {
     is_memory(map.range(), NotAFile::BeyondEnd);
     file.set_len(0).unwrap();
     is_memory(map.range(), NotAFile::BeyondEnd);
-    file.set_len(BYTES as u64).unwrap();
+    file.write_all_at(&[7; BYTES], 0).unwrap();
     is_file(map.range());
 }
 
@@ -213,11 +213,10 @@ fn holes_of_a_file_in_memory_may_be_filled_by_somebody() {
     let folder = Folder::in_memory();
     let file = folder.file("weights", BYTES);
     file.set_len(2 * BYTES as u64).unwrap();
-    is_memory(Map::shared(&file, BYTES).range(), NotAFile::Special);
-    let folder = Folder::new();
-    let file = folder.file("weights", BYTES);
-    file.set_len(2 * BYTES as u64).unwrap();
-    is_file(Map::shared(&file, 2 * BYTES).range());
+    let map = Map::shared(&file, 2 * BYTES);
+    is_memory(map.range(), NotAFile::Special);
+    file.write_all_at(&[7; BYTES], BYTES as u64).unwrap();
+    is_file(map.range());
 }
 
 fn lock(file: &File, kind: i32) {

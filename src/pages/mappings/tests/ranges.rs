@@ -49,6 +49,21 @@ fn written_pages_of_a_private_mapping_are_memory() {
 }
 
 #[test]
+fn long_ranges_are_looked_at_to_their_end() {
+    let folder = Folder::new();
+    // More than the entries that are read at once.
+    let bytes = 5001 * PAGE;
+    let file = folder.file("weights", bytes);
+    for page in [4095, 4096, 5000] {
+        let map = Map::private(&file, bytes);
+        is_file(map.range());
+        map.write(page * PAGE, 1);
+        is_memory(map.range(), NotAFile::Modified);
+        is_file(map.part(0..page * PAGE));
+    }
+}
+
+#[test]
 fn the_same_bytes_written_again_are_no_longer_the_file_s() {
     let folder = Folder::new();
     let file = folder.file("weights", BYTES);

@@ -1,22 +1,27 @@
-//! The driver library, opened for a look at the machine.
+//! The driver library, opened for commands that use a GPU themselves.
 
-use rewarm::driver::sys::{CUdevice, CUdeviceptr, CUresult, c_char, c_int, c_void};
-use rewarm::driver::{Driver, LookupError, Result, check};
+use rewarm::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUresult, c_char, c_int, c_void};
+use rewarm::driver::{CudaError, Driver, LookupError, Result, check};
 use std::ffi::CStr;
 use std::mem::{MaybeUninit, transmute};
 use std::path::PathBuf;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 
 type NameFn = unsafe extern "C" fn(*mut c_char, c_int, CUdevice) -> CUresult;
 type MemoryFn = unsafe extern "C" fn(*mut usize, CUdevice) -> CUresult;
 type AllocateFn = unsafe extern "C" fn(*mut CUdeviceptr, usize) -> CUresult;
+type FreeFn = unsafe extern "C" fn(*mut usize, *mut usize) -> CUresult;
 type CopyFn = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize) -> CUresult;
 
-/// Functions that only the doctor needs.
+/// `cuInit`'s code when there is a driver but no device.
+const NO_DEVICE: i32 = 100;
+
+/// Functions that only the command line needs.
 struct Extra {
     name: NameFn,
     total_memory: MemoryFn,
     allocate: AllocateFn,
+    free_memory: FreeFn,
     copy: CopyFn,
 }
 
@@ -27,20 +32,47 @@ pub(super) struct Cuda {
     handle: NonNull<c_void>,
 }
 
-/// Why the driver cannot be used.
+/// Why there is no driver to work with.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
+pub(super) enum NoDriver {
     #[error("there is no CUDA driver: {0}")]
     Absent(String),
     #[error(transparent)]
     Lacks(#[from] LookupError),
+    #[error("the driver does not start: {0}")]
+    Start(#[from] CudaError),
+}
+
+impl NoDriver {
+    pub(super) fn advice(&self) -> &'static str {
+        match self {
+            NoDriver::Absent(_) => {
+                "Install the NVIDIA driver; in a container, start it with --device nvidia.com/gpu=all or --gpus all. To try rewarm without a GPU use rewarm run --sim"
+            }
+            NoDriver::Lacks(_) => "Install a newer NVIDIA driver",
+            NoDriver::Start(CudaError { code, .. }) if code.0 == NO_DEVICE => {
+                "No GPU is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the container's devices"
+            }
+            NoDriver::Start(_) => {
+                "Look at nvidia-smi; after an update of the driver, restart the machine"
+            }
+        }
+    }
 }
 
 impl Cuda {
-    pub(super) fn open() -> Result<Cuda, OpenError> {
+    /// Opens the library and initialises the driver.
+    pub(super) fn start() -> Result<Cuda, NoDriver> {
+        let cuda = Cuda::open()?;
+        // SAFETY: no pointers.
+        unsafe { cuda.driver.init(0)? };
+        Ok(cuda)
+    }
+
+    fn open() -> Result<Cuda, NoDriver> {
         // SAFETY: the driver's constructors are made to run in any process.
         let handle = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
-        let handle = NonNull::new(handle).ok_or_else(|| OpenError::Absent(last_error()))?;
+        let handle = NonNull::new(handle).ok_or_else(|| NoDriver::Absent(last_error()))?;
         // SAFETY: the library stays open, and exports the driver's functions.
         let driver = unsafe { Driver::load(|name| symbol(handle, name))? };
         Ok(Cuda {
@@ -65,6 +97,22 @@ impl Cuda {
         let name = unsafe { CStr::from_ptr(name) };
         let path = PathBuf::from(name.to_string_lossy().into_owned());
         Some(path.canonicalize().unwrap_or(path))
+    }
+
+    /// Number of devices.
+    pub(super) fn devices(&self) -> Result<c_int> {
+        let mut count = 0;
+        // SAFETY: an out-pointer to a local.
+        unsafe { self.driver.device_count(&mut count)? };
+        Ok(count)
+    }
+
+    /// The device of an ordinal.
+    pub(super) fn device(&self, ordinal: c_int) -> Result<CUdevice> {
+        let mut device = 0;
+        // SAFETY: an out-pointer to a local.
+        unsafe { self.driver.device_get(&mut device, ordinal)? };
+        Ok(device)
     }
 
     pub(super) fn name(&self, device: CUdevice) -> Result<String> {
@@ -96,6 +144,16 @@ impl Cuda {
         Ok(address)
     }
 
+    /// Bytes of device memory that are free for the current context.
+    pub(super) fn free_memory(&self) -> Result<u64> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: out-pointers to locals.
+        check("cuMemGetInfo", unsafe {
+            (self.extra.free_memory)(&mut free, &mut total)
+        })?;
+        Ok(free as u64)
+    }
+
     /// The plain synchronous copy to the device, as applications call it.
     ///
     /// # Safety
@@ -121,9 +179,41 @@ impl Extra {
                 name: transmute::<Address, NameFn>(find(c"cuDeviceGetName")?),
                 total_memory: transmute::<Address, MemoryFn>(find(c"cuDeviceTotalMem_v2")?),
                 allocate: transmute::<Address, AllocateFn>(find(c"cuMemAlloc_v2")?),
+                free_memory: transmute::<Address, FreeFn>(find(c"cuMemGetInfo_v2")?),
                 copy: transmute::<Address, CopyFn>(find(c"cuMemcpyHtoD_v2")?),
             })
         }
+    }
+}
+
+/// A device's primary context, current in this thread.
+pub(super) struct Primary<'a> {
+    pub(super) cuda: &'a Cuda,
+    device: CUdevice,
+}
+
+impl Primary<'_> {
+    pub(super) fn retain(cuda: &Cuda, device: CUdevice) -> Result<Primary<'_>> {
+        let mut context: CUcontext = null_mut();
+        // SAFETY: an out-pointer to a local, then the context just retained.
+        unsafe {
+            cuda.driver.primary_retain(&mut context, device)?;
+            let primary = Primary { cuda, device };
+            cuda.driver.set_current_context(context)?;
+            Ok(primary)
+        }
+    }
+}
+
+impl Drop for Primary<'_> {
+    fn drop(&mut self) {
+        // SAFETY: retained by us; nothing of this context is used any more.
+        let _ = unsafe {
+            self.cuda
+                .driver
+                .set_current_context(null_mut())
+                .and_then(|()| self.cuda.driver.primary_release(self.device))
+        };
     }
 }
 
