@@ -139,6 +139,7 @@ def compared(group, label, contest, ours, plain, target, verdict, what="first lo
     if preloaded:
         detail["evidence"] = evidence(preloaded)
     lines = [result["lines"][-1] for result in results[ours]]
+    detail["checked"] = [line.get("verified") for line in lines]
     if "loads" in lines[0]:
         pinned = max(line.get("pinned_bytes") or 0 for line in lines)
         detail.update(pinned_bytes=pinned, strategies=lines[0]["loads"][0].get("strategies"),
