@@ -118,7 +118,7 @@ def shares(results):
         found += line.get("resident_before") if isinstance(line.get("resident_before"), list) else []
         for load in line.get("loads", []):
             there = load.get("resident_before")
-            found += [there if there <= 1 else there / line["bytes"]] if there is not None else []
+            found += [there / line["bytes"]] if there is not None else []
     return max(found, default=None)
 
 
@@ -139,11 +139,14 @@ def compared(group, label, contest, ours, plain, target, verdict, what="first lo
     if preloaded:
         detail["evidence"] = evidence(preloaded)
     lines = [result["lines"][-1] for result in results[ours]]
+    detail["checked"] = [line.get("verified") for line in lines]
     if "loads" in lines[0]:
         pinned = max(line.get("pinned_bytes") or 0 for line in lines)
         detail.update(pinned_bytes=pinned, strategies=lines[0]["loads"][0].get("strategies"),
                       setup_seconds=[line.get("setup_seconds") for line in lines])
     one = doubted(row(group, label, "GB/s", *values, target, verdict, "; ".join(notes), **detail))
+    if plain in gone:
+        one["reached"] = None
     if not one["note"] and "disk" in rates and plain != "disk":
         one["note"] = f"(disk {statistics.median(r[what] for r in rates['disk']):.2f})"
     return one

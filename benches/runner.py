@@ -162,7 +162,7 @@ class Runner:
             if "error" in line:
                 raise Skip(f"{side}: {line['error']}")
         for line in lines:
-            if "skipped" in line and len(lines) == 1:
+            if isinstance(line.get("skipped"), str) and len(lines) == 1:
                 raise Skip(line["skipped"])
         if code != 0:
             words = complaint.strip().splitlines()[-1:] if "Traceback" in complaint else [complaint.strip()]

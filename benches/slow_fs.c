@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -198,6 +199,7 @@ int main(int count, char **arguments) {
              getgid(), READ);
     if (mount("slow-fs", arguments[2], "fuse", MS_RDONLY | MS_NOSUID | MS_NODEV, options))
         fail("mount");
+    prctl(PR_SET_PDEATHSIG, SIGTERM); // whoever started this may be killed
     sigset_t ends;
     sigemptyset(&ends);
     sigaddset(&ends, SIGTERM);
