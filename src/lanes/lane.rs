@@ -2,6 +2,7 @@
 
 use super::job::{Direction, FileCopy, Job, MemoryCopy, Work};
 use super::staging::Staging;
+use super::stores::stage;
 use super::streams::Streams;
 use super::{LaneError, waits};
 use crate::driver::Driver;
@@ -126,7 +127,8 @@ impl Lane {
             // SAFETY: the chunk lies within the caller's memory, which outlives
             // the claim; the slot is free and as large as any chunk.
             unsafe {
-                ptr::copy_nonoverlapping(copy.host.add(chunk.start), slot.memory, chunk.len());
+                let from = copy.host.add(chunk.start);
+                stage(from, slot.memory, chunk.len(), chunk.start);
             }
             0
         });
@@ -239,14 +241,24 @@ impl Lane {
         job.fail(error);
     }
 
-    /// The next slot of the ring that is not being read into, once its last
-    /// transfer is done.
+    /// A slot that may be filled. The oldest one that is not being read into, if
+    /// its transfer is done; else one that was never used; else the oldest, once
+    /// it is done: so no more memory is pinned than keeps the link busy.
     fn free_slot(&mut self, driver: &Driver, staging: &Staging) -> Result<usize, LaneError> {
         let count = self.slots.len();
-        let index = (self.next..self.next + count)
-            .map(|number| number % count)
-            .find(|number| !self.slots[*number].being_read)
-            .unwrap_or(self.next);
+        let in_order = (self.next..self.next + count).map(|number| number % count);
+        let may_be_filled = in_order.filter(|number| !self.slots[*number].being_read);
+        let (mut oldest, mut unused) = (None, None);
+        for number in may_be_filled {
+            let fresh = self.slots[number].memory.is_null();
+            let place = if fresh { &mut unused } else { &mut oldest };
+            place.get_or_insert(number);
+        }
+        let index = match (oldest, unused) {
+            (Some(oldest), Some(unused)) if !self.slots[oldest].is_done(driver)? => unused,
+            (Some(slot), _) | (None, Some(slot)) => slot,
+            (None, None) => unreachable!("a strategy takes no more slots than there are"),
+        };
         self.pin(driver, staging, index)?;
         self.slots[index].wait(driver)?;
         self.next = (index + 1) % count;
@@ -296,6 +308,19 @@ impl Lane {
 }
 
 impl Slot {
+    /// Whether no transfer is under way.
+    fn is_done(&self, driver: &Driver) -> Result<bool, LaneError> {
+        if !self.in_flight {
+            return Ok(true);
+        }
+        // SAFETY: this slot's event.
+        match unsafe { driver.event_query(self.event) } {
+            Ok(()) => Ok(true),
+            Err(error) if error.code == CUresult::NOT_READY => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The **slot** wait.
     fn wait(&mut self, driver: &Driver) -> Result<(), LaneError> {
         if self.in_flight && waits::SLOT.is_kept() {

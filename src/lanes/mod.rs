@@ -29,6 +29,7 @@ mod load;
 mod mapped_file;
 mod set;
 mod staging;
+mod stores;
 mod streams;
 mod waits;
 
