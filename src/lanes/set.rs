@@ -194,7 +194,7 @@ impl LaneSet {
             transfer.device,
             transfer.host,
             self.file_behind(transfer),
-            Chunks::new(transfer.bytes, self.slot_bytes),
+            Chunks::new(transfer.bytes, self.slot_bytes, self.lanes),
         );
         let job = self.fan_out(Work::Memory(Box::new(copy)), transfer)?;
         Ok(Outcome::Staged {
