@@ -114,6 +114,22 @@ pub struct DeviceReport {
     pub h2d: DirectionReport,
     /// Device to host.
     pub d2h: DirectionReport,
+    /// Pinned memory that the lanes filled for a library.
+    #[serde(default)]
+    pub fills: FillReport,
+}
+
+/// Copies within host memory, into pinned memory, that the lanes made together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FillReport {
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Copies.
+    pub copies: u64,
+    /// Of the bytes, those read from the file that the source was mapped from.
+    pub file_bytes: u64,
+    /// Seconds that callers spent in them, summed over threads.
+    pub seconds: f64,
 }
 
 /// Copies of one device in one direction.

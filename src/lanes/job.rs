@@ -1,6 +1,7 @@
 //! One copy while lanes work on it.
 
 use super::chunks::Chunks;
+use super::fill::Fill;
 use super::mapped_file::MappedFile;
 use super::{LaneError, waits};
 use crate::driver::sys::CUdeviceptr;
@@ -43,38 +44,20 @@ pub(super) enum Work {
     Memory(Box<MemoryCopy>),
     /// From files to the device.
     Files(Box<FileCopy>),
+    /// Within host memory.
+    Fill(Box<Fill>),
 }
 
-/// A copy between host and device memory.
-pub(super) struct MemoryCopy {
-    pub(super) direction: Direction,
-    pub(super) device: CUdeviceptr,
-    pub(super) host: *mut u8,
-    /// The file that the source is mapped from, if it is.
-    pub(super) file: Option<MappedFile>,
+/// Hands out the chunks of a copy, each once.
+pub(super) struct Claims {
     cut: Chunks,
     chunks: usize,
     next: AtomicUsize,
 }
 
-// SAFETY: `host` is only touched within claimed chunks, see the comment of `Job`.
-unsafe impl Send for MemoryCopy {}
-// SAFETY: as above; chunks do not overlap.
-unsafe impl Sync for MemoryCopy {}
-
-impl MemoryCopy {
-    pub(super) fn new(
-        direction: Direction,
-        device: CUdeviceptr,
-        host: *mut u8,
-        file: Option<MappedFile>,
-        cut: Chunks,
-    ) -> MemoryCopy {
-        MemoryCopy {
-            direction,
-            device,
-            host,
-            file,
+impl Claims {
+    pub(super) fn new(cut: Chunks) -> Claims {
+        Claims {
             chunks: cut.count(),
             cut,
             next: AtomicUsize::new(0),
@@ -95,12 +78,43 @@ impl MemoryCopy {
         (index < self.chunks).then(|| self.cut.range(index))
     }
 
+    /// Has nobody claim another chunk; how many nobody had claimed.
     fn stop(&self) -> usize {
-        self.chunks
-            - self
-                .next
-                .swap(self.chunks, Ordering::Relaxed)
-                .min(self.chunks)
+        let claimed = self.next.swap(self.chunks, Ordering::Relaxed);
+        self.chunks - claimed.min(self.chunks)
+    }
+}
+
+/// A copy between host and device memory.
+pub(super) struct MemoryCopy {
+    pub(super) direction: Direction,
+    pub(super) device: CUdeviceptr,
+    pub(super) host: *mut u8,
+    /// The file that the source is mapped from, if it is.
+    pub(super) file: Option<MappedFile>,
+    pub(super) claims: Claims,
+}
+
+// SAFETY: `host` is only touched within claimed chunks, see the comment of `Job`.
+unsafe impl Send for MemoryCopy {}
+// SAFETY: as above; chunks do not overlap.
+unsafe impl Sync for MemoryCopy {}
+
+impl MemoryCopy {
+    pub(super) fn new(
+        direction: Direction,
+        device: CUdeviceptr,
+        host: *mut u8,
+        file: Option<MappedFile>,
+        cut: Chunks,
+    ) -> MemoryCopy {
+        MemoryCopy {
+            direction,
+            device,
+            host,
+            file,
+            claims: Claims::new(cut),
+        }
     }
 }
 
@@ -124,8 +138,9 @@ impl FileCopy {
 impl Job {
     pub(super) fn new(work: Work) -> Job {
         let chunks = match &work {
-            Work::Memory(copy) => copy.chunks,
+            Work::Memory(copy) => copy.claims.chunks,
             Work::Files(copy) => copy.reading.chunks(),
+            Work::Fill(fill) => fill.claims.chunks,
         };
         Job {
             work,
@@ -145,8 +160,9 @@ impl Job {
     /// Whether no chunk is left to claim.
     pub(super) fn is_exhausted(&self) -> bool {
         match &self.work {
-            Work::Memory(copy) => copy.is_exhausted(),
+            Work::Memory(copy) => copy.claims.is_exhausted(),
             Work::Files(copy) => copy.reading.is_exhausted(),
+            Work::Fill(fill) => fill.claims.is_exhausted(),
         }
     }
 
@@ -154,6 +170,7 @@ impl Job {
     pub(super) fn file_bytes(&self) -> u64 {
         match &self.work {
             Work::Memory(copy) => copy.file.as_ref().map_or(0, MappedFile::bytes),
+            Work::Fill(fill) => fill.file.as_ref().map_or(0, MappedFile::bytes),
             Work::Files(_) => 0,
         }
     }
@@ -167,8 +184,9 @@ impl Job {
     pub(super) fn fail(&self, error: LaneError) {
         self.error.lock().get_or_insert(error);
         let unclaimed = match &self.work {
-            Work::Memory(copy) => copy.stop(),
+            Work::Memory(copy) => copy.claims.stop(),
             Work::Files(copy) => copy.reading.stop(),
+            Work::Fill(fill) => fill.claims.stop(),
         };
         self.subtract(unclaimed + 1);
     }

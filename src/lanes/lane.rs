@@ -91,6 +91,7 @@ impl Lane {
                 };
                 pages::work(&copy.reading, &mut filling, most);
             }
+            Work::Fill(fill) => fill.run(job, most),
         }
     }
 
@@ -102,7 +103,7 @@ impl Lane {
         copy: &MemoryCopy,
         most: usize,
     ) {
-        for chunk in std::iter::from_fn(|| copy.claim()).take(most) {
+        for chunk in std::iter::from_fn(|| copy.claims.claim()).take(most) {
             match self.send(driver, staging, copy, chunk) {
                 Ok(()) => job.finish(),
                 Err(error) => self.give_up(driver, job, error),
@@ -174,7 +175,7 @@ impl Lane {
         most: usize,
     ) {
         let mut arriving: Option<Arriving> = None;
-        for chunk in std::iter::from_fn(|| copy.claim()).take(most) {
+        for chunk in std::iter::from_fn(|| copy.claims.claim()).take(most) {
             let begun = self.fetch(driver, staging, copy, chunk.clone());
             if let Some(before) = arriving.take() {
                 self.settle(driver, job, copy, before);

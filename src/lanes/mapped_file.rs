@@ -5,7 +5,7 @@
 //! pages are the file's are read from the file.
 
 use crate::config::{LanePlan, Strategy};
-use crate::pages::{Backing, Chunk, Experience, Mappings, PageError, Slot, Ways};
+use crate::pages::{Backing, Chunk, Experience, FileRange, Mappings, PageError, Slot, Ways};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,8 +99,7 @@ impl MappedFile {
         chunk: &Range<usize>,
         slot: Slot,
     ) -> Result<Option<usize>, PageError> {
-        let memory = self.memory.start + chunk.start..self.memory.start + chunk.end;
-        let Ok(range) = self.backing.part(memory) else {
+        let Some(range) = self.part(chunk) else {
             return Ok(None);
         };
         let part = Chunk {
@@ -112,5 +111,27 @@ impl MappedFile {
         let before = self.ways.read(&range.file, &part, end, slot)?;
         self.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(Some(before))
+    }
+
+    /// Reads a chunk of the source, through the page cache, to just where it
+    /// belongs; `false` if it has to come from memory.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(super) fn read_to(&self, chunk: &Range<usize>, to: &mut [u8]) -> Result<bool, PageError> {
+        let Some(range) = self.part(chunk) else {
+            return Ok(false);
+        };
+        range.file.read_exact_at(to, range.offset)?;
+        self.bytes.fetch_add(to.len() as u64, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Where a chunk of the source lies in the file, if it is the file's.
+    fn part(&self, chunk: &Range<usize>) -> Option<FileRange> {
+        let start = self.memory.start;
+        self.backing
+            .part(start + chunk.start..start + chunk.end)
+            .ok()
     }
 }

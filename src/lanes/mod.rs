@@ -22,6 +22,7 @@
 mod chunks;
 mod crew;
 mod error;
+mod fill;
 mod in_place;
 mod job;
 mod lane;
@@ -35,6 +36,7 @@ mod waits;
 
 pub use crew::SignalsBlocked;
 pub use error::LaneError;
+pub use fill::Filled;
 pub use job::Direction;
 pub use load::{Load, LoadOptions};
 pub use set::{LaneSet, Outcome, Transfer, in_place_from};

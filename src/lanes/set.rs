@@ -129,6 +129,10 @@ impl LaneSet {
         self.shared.context
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     pub(super) fn driver(&self) -> &Driver {
         &self.shared.driver
     }

@@ -41,6 +41,13 @@ pub fn shared_library(name: &str) -> PathBuf {
     build(name, ".so", &["-shared", "-fPIC", "-ldl"])
 }
 
+/// A copy under another name of the library `tests/apps/<name>.c`, built with more
+/// flags.
+pub fn shared_library_as(file: &Path, name: &str, flags: &[&str]) {
+    let built = build(name, ".so", &[&["-shared", "-fPIC"], flags].concat());
+    std::fs::copy(&built, file).expect("both are in the target folder");
+}
+
 /// A folder in which the library `tests/apps/<name>.c` is the driver.
 pub fn driver(name: &str) -> PathBuf {
     let library = build(

@@ -14,7 +14,7 @@ pub mod cli;
 mod run;
 pub mod weights;
 
-pub use apps::{Link, app, driver, shared_library};
+pub use apps::{Link, app, driver, shared_library, shared_library_as};
 pub use run::{Outcome, Run};
 
 use std::path::{Path, PathBuf};

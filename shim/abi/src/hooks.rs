@@ -11,7 +11,7 @@
 /// | `copy` | linear copies: may be fanned out over the lanes |
 /// | `shaped` | 2D, 3D and batch copies: passed through and counted |
 /// | `context` | life and death of contexts: the prewarmed context, lanes that die with theirs |
-/// | `memory` | allocations: what belongs to a context that stands in for a created one |
+/// | `memory` | allocations: what belongs to a context that stands in for a created one, and where pinned memory lies |
 ///
 /// The rows are written in the core's vocabulary of types; a user of the table
 /// that wants the signatures imports those (`rewarm::driver::sys`).
@@ -73,6 +73,9 @@ macro_rules! for_each_hook {
             memory cuMemAllocPitch_v2(address: *mut CUdeviceptr, pitch: *mut usize, width: usize, height: usize, element: c_uint);
             memory cuMemAllocManaged(address: *mut CUdeviceptr, bytes: usize, flags: c_uint);
             memory cuMemFree_v2(address: CUdeviceptr);
+            memory cuMemAllocHost_v2(address: *mut *mut c_void, bytes: usize);
+            memory cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, flags: c_uint);
+            memory cuMemFreeHost(address: *mut c_void);
         }
     };
 }

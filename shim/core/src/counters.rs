@@ -1,7 +1,7 @@
 //! Counters: always on, cheap enough for the smallest copy.
 
-use rewarm::control::{Bypass, DirectionReport};
-use rewarm::lanes::{Direction, Outcome};
+use rewarm::control::{Bypass, DirectionReport, FillReport};
+use rewarm::lanes::{Direction, Filled, Outcome};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -66,6 +66,35 @@ impl Copies {
                 .map(|reason| (reason.name().to_owned(), count(reason)))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
+        }
+    }
+}
+
+/// Copies into pinned memory of one device's context.
+#[derive(Default)]
+pub(crate) struct Fills {
+    bytes: AtomicU64,
+    copies: AtomicU64,
+    from_file: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl Fills {
+    /// A copy that the lanes made.
+    pub(crate) fn filled(&self, bytes: usize, filled: Filled, took: Duration) {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.copies.fetch_add(1, Relaxed);
+        self.from_file.fetch_add(filled.from_file, Relaxed);
+        self.nanoseconds.fetch_add(took.as_nanos() as u64, Relaxed);
+    }
+
+    /// The reported form.
+    pub(crate) fn report(&self) -> FillReport {
+        FillReport {
+            bytes: self.bytes.load(Relaxed),
+            copies: self.copies.load(Relaxed),
+            file_bytes: self.from_file.load(Relaxed),
+            seconds: self.nanoseconds.load(Relaxed) as f64 / 1e9,
         }
     }
 }

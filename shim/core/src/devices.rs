@@ -1,7 +1,7 @@
 //! The lanes and counters of each device.
 
-use crate::counters::{Copies, DEVICES};
-use parking_lot::{RwLock, RwLockReadGuard};
+use crate::counters::{Copies, DEVICES, Fills};
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use rewarm::config::LanePlan;
 use rewarm::driver::Driver;
 use rewarm::driver::sys::{CUcontext, CUdevice};
@@ -17,6 +17,7 @@ const MOST_FAILURES: u32 = 3;
 pub(crate) struct Device {
     to_device: Copies,
     to_host: Copies,
+    fills: Fills,
     lanes: RwLock<Option<LaneSet>>,
     failures: AtomicU32,
 }
@@ -30,13 +31,18 @@ impl Device {
         }
     }
 
+    /// Counters of fills.
+    pub(crate) fn fills(&self) -> &Fills {
+        &self.fills
+    }
+
     /// The device's lanes, made in the current context if there are none.
     /// They stay while the guard lives.
     pub(crate) fn lanes(
         &self,
         driver: &Driver,
         plan: &LanePlan,
-    ) -> Option<parking_lot::MappedRwLockReadGuard<'_, LaneSet>> {
+    ) -> Option<MappedRwLockReadGuard<'_, LaneSet>> {
         if self.failures.load(Ordering::Relaxed) >= MOST_FAILURES {
             return None;
         }
@@ -58,6 +64,13 @@ impl Device {
                 }
             }
         }
+    }
+
+    /// The device's lanes, if there are any, without waiting for anything: even
+    /// from within a copy over them.
+    pub(crate) fn lanes_at_once(&self) -> Option<MappedRwLockReadGuard<'_, LaneSet>> {
+        let lanes = self.lanes.try_read_recursive()?;
+        RwLockReadGuard::try_map(lanes, Option::as_ref).ok()
     }
 
     /// Lanes failed.

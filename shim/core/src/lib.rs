@@ -10,6 +10,8 @@ mod contexts;
 mod counters;
 mod decision;
 mod devices;
+mod fills;
+mod got;
 mod hooks;
 mod log;
 mod prewarm;

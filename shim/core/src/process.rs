@@ -3,6 +3,7 @@
 use crate::contexts::Contexts;
 use crate::counters;
 use crate::devices::Devices;
+use crate::fills::Fills;
 use crate::{log, report};
 use parking_lot::Mutex;
 use rewarm::config::{LanePlan, Note, Settings, cpus};
@@ -34,6 +35,7 @@ pub(crate) struct Process {
     pub(crate) plan: LanePlan,
     pub(crate) devices: Devices,
     pub(crate) contexts: Mutex<Contexts>,
+    pub(crate) fills: Fills,
     /// Copies of no direction.
     pub(crate) undirected: counters::Copies,
     server: Mutex<Option<Server>>,
@@ -84,6 +86,7 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
         plan,
         devices: Devices::new(),
         contexts: Mutex::default(),
+        fills: Fills::default(),
         undirected: counters::Copies::default(),
         server: Mutex::new(None),
         stats: settings.stats.as_deref().and_then(claim_stats),

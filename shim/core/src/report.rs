@@ -39,6 +39,7 @@ fn devices(process: &Process) -> Vec<DeviceReport> {
                 pinned_bytes: pinned as u64,
                 h2d: copies(Direction::ToDevice),
                 d2h: copies(Direction::ToHost),
+                fills: device.fills().report(),
             }
         })
         .filter(|device| {

@@ -303,3 +303,10 @@ pub fn registrable(memory: Range<usize>) -> Option<Registrable> {
     });
     walked.ok().and(kind)
 }
+
+/// Whether the private, readable memory at an address may be written as well;
+/// `None` if it is of another kind, or if that cannot be told.
+pub fn is_writable(address: usize) -> Option<bool> {
+    let look = |vma: &Vma<'_>| (vma.readable && !vma.shared).then_some(vma.writable);
+    View::open(Facilities::ALL).at(address, look).ok().flatten()
+}

@@ -48,6 +48,7 @@ impl Process {
 
     /// Gives back every lane that lives in `context`, which is about to go.
     fn leave_context(&self, context: CUcontext) {
+        self.fills.leave_context(context);
         for lanes in self.devices.take_lanes(context) {
             self.with_context(context, || lanes.release());
         }
