@@ -31,8 +31,8 @@ struct Slot {
     event: CUevent,
     /// A transfer may be under way.
     in_flight: bool,
-    /// A read into it may be under way.
-    being_read: bool,
+    /// It is being filled from a file, or holds what has not been copied out.
+    taken: bool,
 }
 
 /// A chunk whose transfer to a slot is under way.
@@ -68,7 +68,7 @@ impl Lane {
                 memory: ptr::null_mut(),
                 event,
                 in_flight: false,
-                being_read: false,
+                taken: false,
             });
         }
         Ok(lane)
@@ -211,11 +211,13 @@ impl Lane {
             slot.in_flight = true;
             driver.event_record(slot.event, stream)?;
         }
+        slot.taken = true;
         Ok(index)
     }
 
     fn settle(&mut self, driver: &Driver, job: &Job, copy: &MemoryCopy, arrived: Arriving) {
         let slot = &mut self.slots[arrived.slot];
+        slot.taken = false;
         match slot.wait(driver) {
             Ok(()) => {
                 // SAFETY: the transfer into the slot is done; the chunk lies
@@ -242,13 +244,13 @@ impl Lane {
         job.fail(error);
     }
 
-    /// A slot that may be filled. The oldest one that is not being read into, if
-    /// its transfer is done; else one that was never used; else the oldest, once
-    /// it is done: so no more memory is pinned than keeps the link busy.
+    /// A slot that may be filled: the oldest one that is not taken, if its transfer
+    /// is done; else one that was never used; else the oldest, once it is done:
+    /// so no more memory is pinned than keeps the link busy.
     fn free_slot(&mut self, driver: &Driver, staging: &Staging) -> Result<usize, LaneError> {
         let count = self.slots.len();
         let in_order = (self.next..self.next + count).map(|number| number % count);
-        let may_be_filled = in_order.filter(|number| !self.slots[*number].being_read);
+        let may_be_filled = in_order.filter(|number| !self.slots[*number].taken);
         let (mut oldest, mut unused) = (None, None);
         for number in may_be_filled {
             let fresh = self.slots[number].memory.is_null();
@@ -356,12 +358,12 @@ impl Worker for Filling<'_> {
 
     fn slot(&mut self) -> Result<pages::Slot, LaneError> {
         let index = self.lane.free_slot(self.driver, self.staging)?;
-        self.lane.slots[index].being_read = true;
+        self.lane.slots[index].taken = true;
         Ok(self.lane.page_slot(self.staging, index))
     }
 
     fn filled(&mut self, slot: pages::Slot, before: usize, chunk: &Chunk) {
-        self.lane.slots[slot.number].being_read = false;
+        self.lane.slots[slot.number].taken = false;
         let part = before..before + chunk.bytes;
         let device = self.copy.device(chunk);
         match self.lane.transfer(self.driver, slot.number, part, device) {
@@ -377,7 +379,7 @@ impl Worker for Filling<'_> {
 
     fn failed(&mut self, slot: Option<pages::Slot>, error: LaneError) {
         if let Some(slot) = slot {
-            self.lane.slots[slot.number].being_read = false;
+            self.lane.slots[slot.number].taken = false;
         }
         self.lane.give_up(self.driver, self.job, error);
     }

@@ -3,7 +3,9 @@
 //! The link carries 55 GB/s from pinned memory; one thread that stages pageable
 //! memory feeds it 10. So a copy is cut into chunks, and several lanes, each a
 //! thread with a small ring of pinned slots, fill slots side by side and put the
-//! transfers on one stream.
+//! transfers on one stream. What fills a slot is a copy from memory, or a read of
+//! a file ([`crate::pages`]): of the one that the source is mapped from, or of
+//! those that [`LaneSet::load`] was given.
 //!
 //! A fan-out keeps what a plain copy promises with four waits, and no more:
 //!
@@ -18,6 +20,25 @@
 //!    work sees the data.
 //!
 //! `tests/random_programs.rs` drops each in turn and shows what breaks.
+//!
+//! ```no_run
+//! use rewarm::config::{Settings, cpus};
+//! use rewarm::driver::Driver;
+//! use rewarm::lanes::{LaneSet, Load, LoadOptions};
+//! use rewarm::pages::{FileRange, PageFile};
+//!
+//! /// Loads a file into device memory of its size, in the current context.
+//! ///
+//! /// # Safety
+//! /// As [`LaneSet::load`].
+//! unsafe fn load(driver: Driver, device: u64) -> Result<f64, Box<dyn std::error::Error>> {
+//!     let lanes = LaneSet::new(driver, &Settings::default().plan(cpus()))?;
+//!     let range = FileRange::whole(PageFile::open("weights.bin")?);
+//!     let report = unsafe { lanes.load(&[Load { range, device }], &LoadOptions::default())? };
+//!     lanes.release();
+//!     Ok(report.bytes as f64 / report.seconds / 1e9)
+//! }
+//! ```
 
 mod chunks;
 mod crew;

@@ -30,12 +30,15 @@ impl Process {
     fn prewarm(&self) -> driver::Result<()> {
         let mut device = 0;
         let mut context = ptr::null_mut();
+        // Held over the call: nobody may see that the context is active before
+        // it is known whose doing that is.
+        let mut contexts = self.contexts.lock();
         // SAFETY: out-pointers to locals.
         unsafe {
             self.driver.device_get(&mut device, DEVICE)?;
             self.driver.primary_retain(&mut context, device)?;
         }
-        self.contexts.lock().prewarm(device, context);
+        contexts.prewarm(device, context);
         Ok(())
     }
 
