@@ -126,6 +126,13 @@ fn a_library_that_came_behind_the_last_block_is_left_alone() {
 }
 
 #[test]
+fn a_library_may_come_and_go_while_memory_is_pinned() {
+    let outcome = Library::safetensors().like_plain("loaded_meanwhile");
+    let fills = fills(&outcome);
+    outcome.must(fills.copies <= 300, "more copies than were made");
+}
+
+#[test]
 fn threads_fill_at_the_same_time() {
     let outcome = Library::safetensors().like_plain("threads");
     filled(&outcome, 32, 32 * (SIZE - 8), 0);

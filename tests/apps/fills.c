@@ -236,6 +236,35 @@ static void threads(void)
     for (int i = 0; i < 4; i++) MUST(!pthread_join(thread[i], NULL));
 }
 
+static volatile int loading = 1;
+
+static void *pin_while_loading(void *unused)
+{
+    OK(cu.cuCtxSetCurrent(context));
+    while (loading) {
+        void *block;
+        OK(cu.cuMemHostAlloc(&block, MIB, 0));
+        OK(cu.cuMemFreeHost(block));
+    }
+    return unused;
+}
+
+/* The library comes and goes while another thread pins memory. */
+static void loaded_meanwhile(void)
+{
+    pthread_t thread;
+    char *to = pin(SIZE), *from = anonymous_memory(SIZE, 6);
+    MUST(!pthread_create(&thread, NULL, pin_while_loading, NULL));
+    for (int i = 0; i < 300; i++) {
+        load();
+        memset(to, i, SIZE);
+        copy(to, from, MIB + (size_t)i);
+        MUST(!dlclose(handle));
+    }
+    loading = 0;
+    MUST(!pthread_join(thread, NULL));
+}
+
 /* A fill, then a copy to the device: what a load consists of. */
 static void beside_copies(void)
 {
@@ -281,7 +310,7 @@ static const struct {
     {"gone_with_its_context", gone_with_its_context, BEFORE_CUDA}, {"loaded_after_cuda", from_file, AFTER_CUDA},
     {"loaded_late", loaded_late, BY_ITSELF}, {"loaded_behind_the_last_block", loaded_behind_the_last_block, BY_ITSELF},
     {"loaded_again", loaded_again, AFTER_CUDA}, {"loaded_lazily", from_file, LAZILY},
-    {"protected", protected, BEFORE_CUDA}, {"threads", threads, BEFORE_CUDA},
+    {"loaded_meanwhile", loaded_meanwhile, BY_ITSELF}, {"protected", protected, BEFORE_CUDA}, {"threads", threads, BEFORE_CUDA},
     {"beside_copies", beside_copies, BEFORE_CUDA}, {"in_a_child", in_a_child, BEFORE_CUDA},
 };
 
