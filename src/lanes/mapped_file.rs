@@ -107,7 +107,8 @@ impl MappedFile {
             offset: range.offset,
             bytes: chunk.len(),
         };
-        let end = range.offset + (self.memory.len() - chunk.start) as u64;
+        // What follows in the file is mostly what is copied next.
+        let end = range.file.bytes();
         let before = self.ways.read(&range.file, &part, end, slot)?;
         self.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(Some(before))

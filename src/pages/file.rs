@@ -1,12 +1,14 @@
 //! Files as the page reader sees them.
 
 use super::{PageError, Reason};
+use crate::descriptors::out_of_the_way;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Where a file's bytes are kept.
@@ -55,6 +57,8 @@ pub struct PageFile {
     bytes: u64,
     store: Store,
     direct: OnceLock<Option<Direct>>,
+    /// Until where the system has been asked to read ahead.
+    hinted: AtomicU64,
 }
 
 impl PageFile {
@@ -91,6 +95,7 @@ impl PageFile {
             file,
             path,
             direct: OnceLock::new(),
+            hinted: AtomicU64::new(0),
         }))
     }
 
@@ -140,6 +145,25 @@ impl PageFile {
             offset: Some(offset),
             ..PageError::new(&self.path, reason)
         }
+    }
+
+    /// Where to begin hints that are to reach from `at` until `until`, as it is
+    /// said that they do from now on. What was asked far ahead belongs to an earlier
+    /// reading.
+    pub(super) fn hint_from(&self, at: u64, until: u64, ahead: u64) -> u64 {
+        let before = self.hinted.fetch_max(until, Ordering::Relaxed);
+        if before > until.saturating_add(ahead) {
+            self.hinted.store(until, Ordering::Relaxed);
+            return at;
+        }
+        at.max(before)
+    }
+
+    /// Whether the system was just asked to read these bytes ahead. They count as
+    /// cached before they have arrived.
+    pub(super) fn is_hinted(&self, at: u64, ahead: u64) -> bool {
+        let until = self.hinted.load(Ordering::Relaxed);
+        at < until && until <= at.saturating_add(2 * ahead)
     }
 
     /// The file opened for O_DIRECT, if its file system can.
@@ -197,14 +221,16 @@ fn store(file: &File) -> Store {
 
 /// Reopens the same inode whatever its name leads to by now.
 fn open_direct(file: &File) -> Option<Direct> {
+    // Of a file system that cannot, no second descriptor is opened: closing one
+    // again would give up the process's POSIX locks on the file.
+    let alignment = alignment(file)?;
     let direct = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECT)
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
         .ok()?;
-    let alignment = alignment(&direct)?;
     Some(Direct {
-        file: direct,
+        file: File::from(out_of_the_way(direct.into())),
         alignment,
     })
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 /// Bytes of cold files that each way in question gets to show what it can do.
 const TRIAL: u64 = 128 << 20;
 
-/// The second way has to be this much faster than the first.
-const CLEARLY: f64 = 1.1;
+/// The second way has to be this much faster than the first, which is the better
+/// one on most machines: a trial is short, and storage has moods.
+const CLEARLY: f64 = 1.3;
 
 /// A worker that is slower than this, in bytes a nanosecond, reads from a disk.
 const FROM_MEMORY: f64 = 1.0;
@@ -111,7 +112,8 @@ impl Chooser {
     }
 
     /// How to read a chunk.
-    pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk) -> Choice {
+    /// `ahead`: how far hints go, in bytes.
+    pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk, ahead: u64) -> Choice {
         if self.asked != Strategy::Auto {
             let possible = fills_cache(self.asked) || file.direct().is_some();
             return Choice {
@@ -123,7 +125,8 @@ impl Chooser {
                 cold: true,
             };
         }
-        let cold = file.store() != Store::Memory && self.is_cold(file, chunk);
+        let hinted = file.is_hinted(chunk.offset, ahead);
+        let cold = file.store() != Store::Memory && (hinted || self.is_cold(file, chunk));
         Choice {
             strategy: if cold {
                 self.choose_cold(file, chunk)
@@ -165,14 +168,14 @@ impl Chooser {
         }
     }
 
-    /// The two ways in question, the one that is usually better first.
+    /// The ways in question, the one that is usually better first. What stays
+    /// cached is read ahead, which is never worse than reading alone.
     fn cold_ways(&self, file: &PageFile) -> [Strategy; 2] {
-        match file.store() {
-            Store::Remote => [Strategy::ReadAhead, Strategy::Pread],
-            _ if self.keep_cached || file.direct().is_none() => {
-                [Strategy::Pread, Strategy::ReadAhead]
-            }
-            _ => [self.direct, Strategy::Pread],
+        let past_cache = !self.keep_cached && file.direct().is_some();
+        match (past_cache, file.store()) {
+            (true, Store::Remote) => [Strategy::ReadAhead, Strategy::Direct],
+            (true, _) => [self.direct, Strategy::ReadAhead],
+            (false, _) => [Strategy::ReadAhead; 2],
         }
     }
 

@@ -16,8 +16,7 @@ const HINT: u64 = 1 << 20;
 /// How the chunks of one reading or copy are read, and how many were in which way.
 pub(crate) struct Ways {
     chooser: Chooser,
-    /// How far ahead of a chunk lies the one that the same worker will read next,
-    /// in bytes.
+    /// How far behind a chunk hints go, in bytes: about what all workers read next.
     ahead: u64,
     read_by: [AtomicU64; Strategy::ALL.len()],
 }
@@ -48,7 +47,7 @@ impl Ways {
     }
 
     pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk) -> Choice {
-        self.chooser.choose(file, chunk)
+        self.chooser.choose(file, chunk, self.ahead)
     }
 
     /// Counts what was read as chosen since `begun`.
@@ -94,12 +93,13 @@ impl Ways {
         Ok(before)
     }
 
-    /// Asks the system for the chunk that this worker will probably read next.
+    /// Asks the system for what lies behind the chunk, as far as workers will
+    /// soon get, and nobody has asked yet.
     fn hint(&self, file: &PageFile, chunk: &Chunk, end: u64) {
-        let end = end.min(chunk.end() + self.ahead);
-        let mut at = chunk.offset + self.ahead;
-        while at < end {
-            let bytes = HINT.min(end - at);
+        let until = end.min(chunk.end() + self.ahead);
+        let mut at = file.hint_from(chunk.end(), until, self.ahead);
+        while at < until {
+            let bytes = HINT.min(until - at);
             // SAFETY: an open descriptor; a hint that is not taken costs nothing.
             unsafe {
                 libc::posix_fadvise(
