@@ -228,7 +228,7 @@ class Runner:
 
 def evidence(results):
     """What the preloaded runs did, from their reports: proof that rewarm was in force."""
-    total = {"fanned_out_bytes": 0, "fanned_out_copies": 0, "in_place_bytes": 0, "bypassed": {}, "states": []}
+    total = {"fanned_out_bytes": 0, "fanned_out_copies": 0, "in_place_bytes": 0, "file_bytes": 0, "bypassed": {}, "states": []}
     for result in results:
         for side, one in result.items():
             report = one["stats"]
@@ -238,7 +238,7 @@ def evidence(results):
             for device in (report or {}).get("devices", []):
                 for direction in ("h2d", "d2h"):
                     entry = device[direction]
-                    for key in ("fanned_out_bytes", "fanned_out_copies", "in_place_bytes"):
+                    for key in ("fanned_out_bytes", "fanned_out_copies", "in_place_bytes", "file_bytes"):
                         total[key] += entry.get(key, 0)
                     for reason, count in entry["bypassed"].items():
                         name = f"{direction}.{reason}"

@@ -8,8 +8,11 @@ use rewarm::config::{Settings, cpus};
 use rewarm::pages::{FileRange, PageError, PageFile, Piece, ReadOptions, Reason, Strategy, read};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -233,6 +236,63 @@ fn what_is_not_a_regular_file_is_refused_at_once() {
 }
 
 #[test]
+fn many_files_are_read_at_once() {
+    let scratch = Scratch::new();
+    let contents: Vec<_> = (0..70u64)
+        .map(|seed| noise(100_000 + 3001 * seed as usize, seed + 1))
+        .collect();
+    let paths: Vec<_> = (0..contents.len())
+        .map(|number| scratch.file(&format!("file {number}")))
+        .collect();
+    for (path, content) in paths.iter().zip(&contents) {
+        fs::write(path, content).unwrap();
+    }
+    for strategy in strategies() {
+        let ranges: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let file = PageFile::open(path).unwrap();
+                rewarm::pages::evict(&file).unwrap();
+                FileRange::whole(file)
+            })
+            .collect();
+        let got = gather(&ranges, &options(strategy)).unwrap();
+        assert!(got == contents, "{strategy}");
+    }
+}
+
+/// A file that is locked keeps its locks: they would go with the first descriptor
+/// of it that is closed.
+#[test]
+fn reading_past_the_page_cache_takes_no_lock_away() {
+    let scratch = Scratch::new();
+    let path = scratch.file("locked");
+    let wanted = noise(6 << 20, 3);
+    fs::write(&path, &wanted).unwrap();
+    let locked = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    // SAFETY: plain integers.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as _;
+    // SAFETY: an open descriptor and a structure as the call has it.
+    let set = unsafe { libc::fcntl(locked.as_raw_fd(), libc::F_SETLK, &raw const lock) };
+    assert_eq!(set, 0);
+    let file = PageFile::open(&path).unwrap();
+    let direct = options(Strategy::Direct);
+    let range = FileRange::whole(file.clone());
+    let got = gather(std::slice::from_ref(&range), &direct).unwrap();
+    assert!(got[0] == wanted);
+    lock.l_type = libc::F_WRLCK as _;
+    // SAFETY: as above. An open file description of its own sees the lock.
+    let asked = unsafe { libc::fcntl(locked.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    assert_eq!(asked, 0);
+    assert_eq!(lock.l_type, libc::F_WRLCK as libc::c_short, "still locked");
+}
+
+#[test]
 fn names_of_strategies_come_back() {
     for strategy in Strategy::ALL {
         assert_eq!(strategy.name().parse(), Ok(strategy));
@@ -242,4 +302,73 @@ fn names_of_strategies_come_back() {
         error.contains("\"fast\"") && error.contains("io_uring"),
         "{error}"
     );
+}
+
+/// In a process of its own, as nothing gives io_uring back.
+#[test]
+fn without_io_uring_auto_reads_and_asking_for_it_says_why() {
+    const ALONE: &str = "REWARM_TEST_WITHOUT_IO_URING";
+    if std::env::var_os(ALONE).is_some() {
+        return read_without_io_uring();
+    }
+    let mut alone = Command::new(std::env::current_exe().unwrap());
+    alone.env(ALONE, "1").args([
+        "--exact",
+        "--nocapture",
+        "without_io_uring_auto_reads_and_asking_for_it_says_why",
+    ]);
+    // SAFETY: system calls alone.
+    unsafe { alone.pre_exec(forbid_io_uring) };
+    let output = alone.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+fn read_without_io_uring() {
+    let scratch = Scratch::new();
+    let path = scratch.file("cold");
+    let wanted = noise(9 << 20, 4);
+    fs::write(&path, &wanted).unwrap();
+    let file = PageFile::open(&path).unwrap();
+    rewarm::pages::evict(&file).unwrap();
+    let ranges = [FileRange::whole(file)];
+    let got = gather(&ranges, &options(Strategy::Auto)).unwrap();
+    assert!(got[0] == wanted);
+    let error = gather(&ranges, &options(Strategy::Uring)).unwrap_err();
+    assert!(matches!(error.reason, Reason::NoRing(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with(path.to_str().unwrap()), "{text}");
+    assert!(
+        text.contains("io_uring") && text.contains("not permitted"),
+        "{text}"
+    );
+}
+
+/// Has io_uring_setup(2) fail with EPERM from now on, as many containers do.
+fn forbid_io_uring() -> std::io::Result<()> {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let mut steps = [
+        step(LOAD_NUMBER, 0, 0),
+        step(IF_EQUAL, 1, libc::SYS_io_uring_setup as u32),
+        step(RETURN, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: a filter as the call has it, for this process alone.
+    let set = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const filter,
+            ) == 0
+    };
+    set.then_some(()).ok_or_else(std::io::Error::last_os_error)
 }

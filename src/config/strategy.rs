@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// How files are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum Strategy {
     /// Chosen for each chunk by what is known and was measured.
     #[default]

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(super) struct SourceFiles {
     wanted: bool,
     strategy: Strategy,
-    ahead: u64,
+    lanes: usize,
+    chunk_bytes: usize,
     mappings: Mappings,
     experience: Arc<Experience>,
     open: AtomicBool,
@@ -29,7 +30,8 @@ impl SourceFiles {
         SourceFiles {
             wanted: plan.read_files,
             strategy: plan.read_strategy,
-            ahead: (plan.lanes * plan.chunk_bytes) as u64,
+            lanes: plan.lanes,
+            chunk_bytes: plan.chunk_bytes,
             mappings: Mappings::new(),
             experience: Arc::default(),
             open: AtomicBool::new(false),
@@ -44,9 +46,15 @@ impl SourceFiles {
         self.open.store(true, Ordering::Relaxed);
         let backing = self.mappings.file_behind(memory.clone()).ok()?;
         // What is read stays cached, as it would if the memory were read.
-        let ways = Ways::new(self.strategy, true, self.ahead, &self.experience)
-            .inspect_err(|error| tracing::warn!(%error, "files are not read"))
-            .ok()?;
+        let ways = Ways::new(
+            self.strategy,
+            true,
+            self.lanes,
+            self.chunk_bytes,
+            &self.experience,
+        )
+        .inspect_err(|error| tracing::warn!(%error, "files are not read"))
+        .ok()?;
         Some(MappedFile {
             backing,
             memory,
@@ -107,9 +115,9 @@ impl MappedFile {
             offset: range.offset,
             bytes: chunk.len(),
         };
-        // What follows in the file is mostly what is copied next.
-        let end = range.file.bytes();
-        let before = self.ways.read(&range.file, &part, end, slot)?;
+        let all = range.offset.saturating_sub(chunk.start as u64)
+            ..range.offset + (self.memory.len() - chunk.start) as u64;
+        let before = self.ways.read(&range.file, &part, all, slot)?;
         self.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(Some(before))
     }

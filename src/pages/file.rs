@@ -2,17 +2,16 @@
 
 use super::{PageError, Reason};
 use crate::descriptors::out_of_the_way;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Where a file's bytes are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Store {
     /// In memory: tmpfs, ramfs.
     Memory,
@@ -57,8 +56,7 @@ pub struct PageFile {
     bytes: u64,
     store: Store,
     direct: OnceLock<Option<Direct>>,
-    /// Until where the system has been asked to read ahead.
-    hinted: AtomicU64,
+    hint_bytes: OnceLock<u64>,
 }
 
 impl PageFile {
@@ -95,7 +93,7 @@ impl PageFile {
             file,
             path,
             direct: OnceLock::new(),
-            hinted: AtomicU64::new(0),
+            hint_bytes: OnceLock::new(),
         }))
     }
 
@@ -147,26 +145,15 @@ impl PageFile {
         }
     }
 
-    /// Where to begin hints that are to reach from `at` until `until`, as it is
-    /// said that they do from now on. What was asked far ahead belongs to an earlier
-    /// reading.
-    pub(super) fn hint_from(&self, at: u64, until: u64, ahead: u64) -> u64 {
-        let before = self.hinted.fetch_max(until, Ordering::Relaxed);
-        if before > until.saturating_add(ahead) {
-            self.hinted.store(until, Ordering::Relaxed);
-            return at;
-        }
-        at.max(before)
+    /// How many bytes one hint may ask for; of more, the system takes the first
+    /// part alone.
+    pub(super) fn hint_bytes(&self) -> u64 {
+        *self.hint_bytes.get_or_init(|| hint_bytes(&self.file))
     }
 
-    /// Whether the system was just asked to read these bytes ahead. They count as
-    /// cached before they have arrived.
-    pub(super) fn is_hinted(&self, at: u64, ahead: u64) -> bool {
-        let until = self.hinted.load(Ordering::Relaxed);
-        at < until && until <= at.saturating_add(2 * ahead)
-    }
-
-    /// The file opened for O_DIRECT, if its file system can.
+    /// The file opened for O_DIRECT, if its file system can. It is opened at the
+    /// first call, so only who will read by it calls this, and stays open as long
+    /// as the file.
     pub(super) fn direct(&self) -> Option<&Direct> {
         self.direct.get_or_init(|| open_direct(&self.file)).as_ref()
     }
@@ -219,20 +206,62 @@ fn store(file: &File) -> Store {
         .map_or(Store::Local, |(_, store)| *store)
 }
 
+/// The most that the system takes of one hint is what its device is asked for at
+/// once, or reads ahead, whichever is more.
+fn hint_bytes(file: &File) -> u64 {
+    const UNKNOWN: u64 = 128 << 10;
+    const MOST: u64 = 1 << 20;
+    let Ok(metadata) = file.metadata() else {
+        return UNKNOWN;
+    };
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    let kibibytes = [
+        format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"),
+        format!("/sys/dev/block/{major}:{minor}/queue/max_sectors_kb"),
+        // Of a partition, its disk's.
+        format!("/sys/dev/block/{major}:{minor}/../queue/max_sectors_kb"),
+    ];
+    let known = kibibytes
+        .iter()
+        .filter_map(|name| fs::read_to_string(name).ok()?.trim().parse::<u64>().ok());
+    match known.max() {
+        None | Some(0) => UNKNOWN,
+        Some(most) => most.saturating_mul(1 << 10).min(MOST),
+    }
+}
+
 /// Reopens the same inode whatever its name leads to by now.
+///
+/// Closing any descriptor of a file takes the process's POSIX locks on it away
+/// (fcntl(2)), so a file that is locked is not opened again.
 fn open_direct(file: &File) -> Option<Direct> {
-    // Of a file system that cannot, no second descriptor is opened: closing one
-    // again would give up the process's POSIX locks on the file.
-    let alignment = alignment(file)?;
+    if is_locked(file) {
+        return None;
+    }
     let direct = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECT)
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
         .ok()?;
+    let direct = File::from(out_of_the_way(direct.into()));
+    let alignment = alignment(&direct)?;
     Some(Direct {
-        file: File::from(out_of_the_way(direct.into())),
+        file: direct,
         alignment,
     })
+}
+
+/// Whether anyone holds a POSIX lock on a part of a file; locks of this process
+/// are seen too, as the question is asked for the open file and not for the
+/// process.
+fn is_locked(file: &File) -> bool {
+    // SAFETY: plain integers.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: an open descriptor, and a structure as the call has it.
+    let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    asked == 0 && lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 /// The alignment that O_DIRECT needs (statx(2), `STATX_DIOALIGN`, Linux 6.1). At

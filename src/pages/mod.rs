@@ -36,6 +36,7 @@
 //! # Ok::<(), rewarm::pages::PageError>(())
 //! ```
 
+mod cold;
 mod cut;
 mod error;
 mod file;
@@ -46,6 +47,7 @@ mod reader;
 mod residency;
 mod ring;
 mod strategy;
+mod trial;
 mod ways;
 mod work;
 

@@ -9,39 +9,37 @@ use super::Strategy;
 use super::strategy::Choice;
 use super::ways::{arrived, complete};
 use super::work::{Reading, Slot, Worker, read_one};
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, opcode, types};
 use std::io;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Files that a ring knows by number; more are named by descriptor.
-const MOST_FILES: usize = 64;
 
 /// Whether this process may use io_uring at all: containers often forbid it.
 pub(super) fn try_one() -> io::Result<()> {
     IoUring::new(1).map(drop)
 }
 
-/// A ring, with what was registered with it.
+/// A ring, with what was registered with it: slots alone, as files would have to
+/// be opened before it is known that they are read so.
 struct Ring {
     ring: IoUring,
     /// Whether slots are known by number.
     buffers: bool,
-    /// Whether the reading's files are known by number.
-    files: bool,
 }
 
 /// A chunk that is being read.
 struct Reads {
     chunk: Chunk,
+    choice: Choice,
     slot: Slot,
     /// Bytes in front of the chunk that alignment asks for.
     before: usize,
 }
 
 impl Ring {
-    fn new(reading: &Reading, slots: &[Slot]) -> io::Result<Ring> {
+    fn new(slots: &[Slot]) -> io::Result<Ring> {
         let ring = IoUring::new(slots.len().next_power_of_two() as u32)?;
         let memory: Vec<_> = slots
             .iter()
@@ -50,22 +48,10 @@ impl Ring {
                 iov_len: slot.bytes,
             })
             .collect();
-        // Both registrations only save time; a limit on locked memory may forbid
-        // the first.
+        // It only saves time; a limit on locked memory may forbid it.
         // SAFETY: the slots stay where they are longer than the ring lives.
         let buffers = unsafe { ring.submitter().register_buffers(&memory) }.is_ok();
-        let descriptors: Vec<_> = reading
-            .files()
-            .iter()
-            .map(|file| file.direct().map_or(-1, |direct| direct.file.as_raw_fd()))
-            .collect();
-        let files = descriptors.len() <= MOST_FILES
-            && ring.submitter().register_files(&descriptors).is_ok();
-        Ok(Ring {
-            ring,
-            buffers,
-            files,
-        })
+        Ok(Ring { ring, buffers })
     }
 
     /// Queues a read. The queue has room for every slot.
@@ -74,11 +60,7 @@ impl Ring {
         let direct = direct.ok_or(io::ErrorKind::Unsupported)?;
         let offset = reads.chunk.offset - reads.before as u64;
         let bytes = (reads.chunk.end().next_multiple_of(direct.alignment) - offset) as u32;
-        let file = types::Fd(if self.files {
-            reading.file_number(&reads.chunk) as i32
-        } else {
-            direct.file.as_raw_fd()
-        });
+        let file = types::Fd(direct.file.as_raw_fd());
         let (slot, memory) = (reads.slot.number, reads.slot.memory);
         let entry = if self.buffers {
             opcode::ReadFixed::new(file, memory, bytes, slot as u16)
@@ -89,12 +71,7 @@ impl Ring {
                 .offset(offset)
                 .build()
         };
-        let flags = if self.files {
-            squeue::Flags::FIXED_FILE
-        } else {
-            squeue::Flags::empty()
-        };
-        let entry = entry.flags(flags).user_data(slot as u64);
+        let entry = entry.user_data(slot as u64);
         // SAFETY: nobody touches the slot until the read's completion.
         unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock.into())
     }
@@ -114,7 +91,7 @@ pub(super) fn run<W: Worker>(
             return None;
         }
     };
-    let ring = match Ring::new(reading, &slots) {
+    let ring = match Ring::new(&slots) {
         Ok(ring) => ring,
         Err(error) => {
             tracing::warn!(%error, "no ring; reading without");
@@ -126,12 +103,9 @@ pub(super) fn run<W: Worker>(
         worker,
         ring,
         under_way: slots.iter().map(|_| None).collect(),
-        bytes: 0,
+        waited: Duration::ZERO,
     };
-    let (begun, choice) = (Instant::now(), first.1);
-    let left = session.run(first);
-    reading.account(choice, session.bytes, begun);
-    left
+    session.run(first)
 }
 
 /// The reads of one worker while its ring lives.
@@ -141,8 +115,8 @@ struct Session<'a, W: Worker> {
     ring: Ring,
     /// By slot.
     under_way: Vec<Option<Reads>>,
-    /// Bytes that arrived.
-    bytes: u64,
+    /// For how long nothing arrived, since the last that did.
+    waited: Duration,
 }
 
 impl<W: Worker> Session<'_, W> {
@@ -152,7 +126,7 @@ impl<W: Worker> Session<'_, W> {
             while self.count() < self.under_way.len() {
                 match next.take() {
                     Some((chunk, choice)) if choice.strategy == Strategy::Uring => {
-                        self.begin(chunk);
+                        self.begin(chunk, choice);
                     }
                     // What is in the page cache is read in between.
                     Some((chunk, choice)) if !choice.cold => {
@@ -177,7 +151,7 @@ impl<W: Worker> Session<'_, W> {
         self.under_way.iter().flatten().count()
     }
 
-    fn begin(&mut self, chunk: Chunk) {
+    fn begin(&mut self, chunk: Chunk, choice: Choice) {
         let slot = match self.worker.slot() {
             Ok(slot) => slot,
             Err(error) => return self.worker.failed(None, error),
@@ -187,6 +161,7 @@ impl<W: Worker> Session<'_, W> {
         let reads = Reads {
             before: (chunk.offset % alignment) as usize,
             chunk,
+            choice,
             slot,
         };
         match self.ring.push(self.reading, &reads) {
@@ -197,7 +172,10 @@ impl<W: Worker> Session<'_, W> {
 
     /// Waits for at least one read.
     fn wait(&mut self) {
-        if let Err(error) = self.ring.ring.submit_and_wait(1) {
+        let begun = Instant::now();
+        let submitted = self.ring.ring.submit_and_wait(1);
+        self.waited += begun.elapsed();
+        if let Err(error) = submitted {
             let unsent = self.ring.ring.submission().len();
             if error.kind() != io::ErrorKind::Interrupted && unsent == self.count() {
                 // The system has none of them, so none will complete.
@@ -233,6 +211,7 @@ impl<W: Worker> Session<'_, W> {
     fn finish(&mut self, reads: Reads, read: io::Result<usize>) {
         let Reads {
             chunk,
+            choice,
             slot,
             before,
         } = reads;
@@ -241,7 +220,8 @@ impl<W: Worker> Session<'_, W> {
             .and_then(|got| complete(file, &chunk, slot, before, got.saturating_sub(before)));
         match complete {
             Ok(before) => {
-                self.bytes += chunk.bytes as u64;
+                let waited = mem::take(&mut self.waited);
+                self.reading.account(choice, chunk.bytes as u64, waited);
                 self.worker.filled(slot, before, &chunk);
             }
             Err(error) => self.worker.failed(Some(slot), error.into()),

@@ -1,58 +1,72 @@
 //! Which way a chunk is read: asked for, or chosen by evidence.
+//!
+//! What is in the page cache is copied from there. For what is not, there are two
+//! ways in question, and the better one is found while reading ([`Trial`]). Which
+//! of them begins is what measurements say of the storage:
+//!
+//! - A local disk is read past the page cache if nothing has to stay there: that
+//!   is the disk's own speed, and costs no CPU for pages. Only a file system that
+//!   does it badly is slower, so the other way has to wait for long.
+//! - Through the page cache, hints keep the disk busy while workers copy, but
+//!   bring small pages, which takes a CPU for a GB/s or two. With few workers the
+//!   system's own read-ahead, in large pages, is faster.
+//! - What is far away answers late, so hints come first: they are the most
+//!   requests at once. Past the page cache is the other way, where that is
+//!   allowed.
 
-use super::residency::cached_spots;
+use super::cold::ColdParts;
+use super::trial::{Lengths, Tally, Trial, Turn};
 use super::{Chunk, PageFile, Store, ring};
 use crate::config::Strategy;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-
-/// Bytes of cold files that each way in question gets to show what it can do.
-const TRIAL: u64 = 128 << 20;
-
-/// The second way has to be this much faster than the first, which is the better
-/// one on most machines: a trial is short, and storage has moods.
-const CLEARLY: f64 = 1.3;
 
 /// A worker that is slower than this, in bytes a nanosecond, reads from a disk.
 const FROM_MEMORY: f64 = 1.0;
 
-/// Older measurements count half once so many bytes came after them.
+/// Older measurements of the page cache count half after so many bytes.
 const MEMORY_OF: u64 = 512 << 20;
+
+/// With fewer workers there is no CPU to spare for hints.
+const WORKERS_FOR_HINTS: usize = 4;
+
+/// Turns of a contest are at least so long, in bytes.
+const WINDOW: u64 = 64 << 20;
 
 /// What was measured, kept from one reading to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Experience {
     /// Reading what seemed to be in the page cache.
-    cached: Tally,
-    /// Reading what was not, by strategy.
-    cold: [Tally; Strategy::ALL.len()],
-    cold_bytes: AtomicU64,
+    cached: Mutex<Tally>,
+    /// Reading what was not.
+    trials: Mutex<HashMap<Question, Trial>>,
 }
 
-/// Bytes, and the time that workers took for them.
-#[derive(Debug, Default)]
-struct Tally {
-    bytes: AtomicU64,
-    nanoseconds: AtomicU64,
+/// What a contest is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Question {
+    store: Store,
+    /// The one that is usually better first.
+    ways: [Strategy; 2],
 }
 
-impl Tally {
-    fn add(&self, bytes: u64, took: Duration) {
-        let nanoseconds = took.as_nanos() as u64;
-        let sum = self.bytes.fetch_add(bytes, Relaxed) + bytes;
-        let time = self.nanoseconds.fetch_add(nanoseconds, Relaxed) + nanoseconds;
-        if sum > MEMORY_OF {
-            self.bytes.store(sum / 2, Relaxed);
-            self.nanoseconds.store(time / 2, Relaxed);
+impl Question {
+    /// How long it is contested where workers together have `ahead` bytes under
+    /// way.
+    fn lengths(&self, ahead: u64) -> Lengths {
+        let window = WINDOW.max(4 * ahead);
+        Lengths {
+            lead: match self.ways[0] {
+                Strategy::Direct | Strategy::Uring => 8 * window,
+                _ => window,
+            },
+            window,
+            warm_up: ahead,
         }
-    }
-
-    /// Bytes a nanosecond, that is GB/s, of one worker.
-    fn rate(&self) -> Option<f64> {
-        let nanoseconds = self.nanoseconds.load(Relaxed);
-        (nanoseconds > 0).then(|| self.bytes.load(Relaxed) as f64 / nanoseconds as f64)
     }
 }
 
@@ -63,6 +77,8 @@ pub(super) struct Choice {
     pub(super) strategy: Strategy,
     /// Whether the bytes seem to have to come from the storage.
     pub(super) cold: bool,
+    /// The contest that it is a turn of.
+    turn: Option<(Question, Turn)>,
 }
 
 impl Choice {
@@ -72,18 +88,17 @@ impl Choice {
     }
 }
 
-/// Whether what a strategy reads is in the page cache afterwards.
-fn fills_cache(strategy: Strategy) -> bool {
-    matches!(strategy, Strategy::Pread | Strategy::ReadAhead)
-}
-
 /// Chooses for the chunks of one reading.
 pub(super) struct Chooser {
     asked: Strategy,
     keep_cached: bool,
+    workers: usize,
+    /// Bytes that workers together have under way, hints included.
+    ahead: u64,
     /// The way past the page cache that works here.
     direct: Strategy,
     experience: Arc<Experience>,
+    cold_parts: ColdParts,
 }
 
 impl Chooser {
@@ -92,6 +107,8 @@ impl Chooser {
     pub(super) fn new(
         asked: Strategy,
         keep_cached: bool,
+        workers: usize,
+        ahead: u64,
         experience: Arc<Experience>,
     ) -> io::Result<Chooser> {
         let may_ring = match asked {
@@ -102,90 +119,99 @@ impl Chooser {
         Ok(Chooser {
             asked,
             keep_cached,
+            workers,
+            ahead,
             direct: if may_ring {
                 Strategy::Uring
             } else {
                 Strategy::Direct
             },
             experience,
+            cold_parts: ColdParts::new(ahead),
         })
     }
 
-    /// How to read a chunk.
-    /// `ahead`: how far hints go, in bytes.
-    pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk, ahead: u64) -> Choice {
+    /// How to read a chunk. `bounds` is the part of the file that may be looked at
+    /// for what is cached.
+    pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk, bounds: &Range<u64>) -> Choice {
         if self.asked != Strategy::Auto {
-            let possible = fills_cache(self.asked) || file.direct().is_some();
             return Choice {
-                strategy: if possible {
-                    self.asked
-                } else {
-                    Strategy::Pread
-                },
+                strategy: possible(self.asked, file),
                 cold: true,
+                turn: None,
             };
         }
-        let hinted = file.is_hinted(chunk.offset, ahead);
-        let cold = file.store() != Store::Memory && (hinted || self.is_cold(file, chunk));
+        if file.store() != Store::Memory && self.is_cold(file, chunk, bounds) {
+            return self.choose_cold(file, chunk);
+        }
         Choice {
-            strategy: if cold {
-                self.choose_cold(file, chunk)
-            } else {
-                Strategy::Pread
-            },
-            cold,
+            strategy: Strategy::Pread,
+            cold: false,
+            turn: None,
         }
     }
 
-    fn is_cold(&self, file: &PageFile, chunk: &Chunk) -> bool {
-        match cached_spots(file, chunk.offset, chunk.bytes as u64) {
-            Some(cached) => !cached,
+    fn is_cold(&self, file: &PageFile, chunk: &Chunk, bounds: &Range<u64>) -> bool {
+        match self.cold_parts.is_cold(file, chunk, bounds) {
+            Some(cold) => cold,
             // The system does not tell: what reading was like does.
-            None => self
-                .experience
-                .cached
-                .rate()
-                .is_some_and(|rate| rate < FROM_MEMORY),
+            None => {
+                let rate = self.experience.cached.lock().rate();
+                rate.is_some_and(|rate| rate < FROM_MEMORY)
+            }
         }
     }
 
-    /// Both ways in question read some of the first bytes, then the faster one
-    /// the rest.
-    fn choose_cold(&self, file: &PageFile, chunk: &Chunk) -> Strategy {
-        let ways = self.cold_ways(file);
-        let experience = &self.experience;
-        let read = experience.cold_bytes.fetch_add(chunk.bytes as u64, Relaxed);
-        if read < TRIAL {
-            return ways[0];
-        }
-        if read < 2 * TRIAL {
-            return ways[1];
-        }
-        let rate = |strategy: Strategy| experience.cold[strategy as usize].rate();
-        match (rate(ways[0]), rate(ways[1])) {
-            (Some(first), Some(second)) if second > first * CLEARLY => ways[1],
-            _ => ways[0],
-        }
-    }
-
-    /// The ways in question, the one that is usually better first. What stays
-    /// cached is read ahead, which is never worse than reading alone.
-    fn cold_ways(&self, file: &PageFile) -> [Strategy; 2] {
-        let past_cache = !self.keep_cached && file.direct().is_some();
-        match (past_cache, file.store()) {
-            (true, Store::Remote) => [Strategy::ReadAhead, Strategy::Direct],
-            (true, _) => [self.direct, Strategy::ReadAhead],
-            (false, _) => [Strategy::ReadAhead; 2],
-        }
-    }
-
-    /// A worker read so many bytes as chosen, in this time.
-    pub(super) fn measured(&self, choice: Choice, bytes: u64, took: Duration) {
-        let tally = if choice.cold {
-            &self.experience.cold[choice.strategy as usize]
-        } else {
-            &self.experience.cached
+    fn choose_cold(&self, file: &PageFile, chunk: &Chunk) -> Choice {
+        let question = Question {
+            store: file.store(),
+            ways: self.ways_in_question(file.store()),
         };
-        tally.add(bytes, took);
+        let turn = self
+            .experience
+            .trials
+            .lock()
+            .entry(question)
+            .or_insert_with(|| Trial::new(question.lengths(self.ahead)))
+            .next(chunk.bytes as u64);
+        Choice {
+            strategy: possible(question.ways[turn.way], file),
+            cold: true,
+            turn: Some((question, turn)),
+        }
+    }
+
+    fn ways_in_question(&self, store: Store) -> [Strategy; 2] {
+        let cached = match store {
+            Store::Local if self.workers < WORKERS_FOR_HINTS => {
+                [Strategy::Pread, Strategy::ReadAhead]
+            }
+            _ => [Strategy::ReadAhead, Strategy::Pread],
+        };
+        match store {
+            _ if self.keep_cached => cached,
+            Store::Remote => [cached[0], Strategy::Direct],
+            _ => [self.direct, cached[0]],
+        }
+    }
+
+    /// A worker waited so long for bytes that were read as chosen.
+    pub(super) fn measured(&self, choice: Choice, bytes: u64, waited: Duration) {
+        if !choice.cold {
+            let mut cached = self.experience.cached.lock();
+            cached.add(bytes, waited, MEMORY_OF);
+        } else if let Some((question, turn)) = choice.turn
+            && let Some(trial) = self.experience.trials.lock().get_mut(&question)
+        {
+            trial.measured(turn, bytes, waited);
+        }
+    }
+}
+
+/// A strategy, or what serves instead for a file that cannot be read so.
+fn possible(strategy: Strategy, file: &PageFile) -> Strategy {
+    match strategy {
+        Strategy::Direct | Strategy::Uring if file.direct().is_none() => Strategy::ReadAhead,
+        _ => strategy,
     }
 }

@@ -3,35 +3,42 @@
 use super::strategy::{Choice, Chooser, Experience};
 use super::{Chunk, PageError, PageFile, Slot, Strategy};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// The kernel takes a hint for at most about so many bytes at once.
-const HINT: u64 = 1 << 20;
+/// Hints are at least so far ahead of what is read, in bytes: few workers alone
+/// would not keep a disk busy.
+const LEAST_AHEAD: u64 = 32 << 20;
 
 /// How the chunks of one reading or copy are read, and how many were in which way.
 pub(crate) struct Ways {
     chooser: Chooser,
-    /// How far behind a chunk hints go, in bytes: about what all workers read next.
+    /// How far ahead of a chunk hints are, in bytes: what it asks for has to be
+    /// there when a worker comes to it.
     ahead: u64,
     read_by: [AtomicU64; Strategy::ALL.len()],
 }
 
 impl Ways {
+    /// For so many threads that read chunks of so many bytes.
+    ///
     /// # Errors
     /// If io_uring was asked for and is not allowed here.
     pub(crate) fn new(
         strategy: Strategy,
         keep_cached: bool,
-        ahead: u64,
+        workers: usize,
+        chunk_bytes: usize,
         experience: &Arc<Experience>,
     ) -> io::Result<Ways> {
+        let ahead = LEAST_AHEAD.max((workers * chunk_bytes) as u64);
         Ok(Ways {
-            chooser: Chooser::new(strategy, keep_cached, experience.clone())?,
+            chooser: Chooser::new(strategy, keep_cached, workers, ahead, experience.clone())?,
             ahead,
             read_by: Default::default(),
         })
@@ -46,18 +53,18 @@ impl Ways {
             .collect()
     }
 
-    pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk) -> Choice {
-        self.chooser.choose(file, chunk, self.ahead)
+    pub(super) fn choose(&self, file: &PageFile, chunk: &Chunk, bounds: &Range<u64>) -> Choice {
+        self.chooser.choose(file, chunk, bounds)
     }
 
-    /// Counts what was read as chosen since `begun`.
-    pub(super) fn account(&self, choice: Choice, bytes: u64, begun: Instant) {
-        self.chooser.measured(choice, bytes, begun.elapsed());
+    /// Counts what was read as chosen, and how long the worker waited for it.
+    pub(super) fn account(&self, choice: Choice, bytes: u64, waited: Duration) {
+        self.chooser.measured(choice, bytes, waited);
         self.read_by[choice.strategy as usize].fetch_add(bytes, Relaxed);
     }
 
     /// Chooses and reads. Returns how far behind the slot's beginning the chunk
-    /// lies. `end` is where the range ends that the chunk is a part of.
+    /// lies. `range` is where in the file all that is read lies.
     ///
     /// # Errors
     /// As [`PageFile::read_exact_at`].
@@ -65,10 +72,10 @@ impl Ways {
         &self,
         file: &PageFile,
         chunk: &Chunk,
-        end: u64,
+        range: Range<u64>,
         slot: Slot,
     ) -> Result<usize, PageError> {
-        self.read_as(self.choose(file, chunk), file, chunk, end, slot)
+        self.read_as(self.choose(file, chunk, &range), file, chunk, range, slot)
     }
 
     /// As [`Ways::read`], as chosen before; a ring is more than one chunk's.
@@ -77,29 +84,34 @@ impl Ways {
         choice: Choice,
         file: &PageFile,
         chunk: &Chunk,
-        end: u64,
+        range: Range<u64>,
         slot: Slot,
     ) -> Result<usize, PageError> {
         let begun = Instant::now();
         let before = match choice.strategy {
             Strategy::Direct | Strategy::Uring => read_direct(file, chunk, slot)?,
             Strategy::ReadAhead => {
-                self.hint(file, chunk, end);
+                self.hint(file, chunk, range);
                 complete(file, chunk, slot, 0, 0)?
             }
             Strategy::Auto | Strategy::Pread => complete(file, chunk, slot, 0, 0)?,
         };
-        self.account(choice, chunk.bytes as u64, begun);
+        self.account(choice, chunk.bytes as u64, begun.elapsed());
         Ok(before)
     }
 
-    /// Asks the system for what lies behind the chunk, as far as workers will
-    /// soon get, and nobody has asked yet.
-    fn hint(&self, file: &PageFile, chunk: &Chunk, end: u64) {
-        let until = end.min(chunk.end() + self.ahead);
-        let mut at = file.hint_from(chunk.end(), until, self.ahead);
-        while at < until {
-            let bytes = HINT.min(until - at);
+    /// Asks the system for what will be read next; with a range's first chunk, for
+    /// all that lies so far ahead.
+    fn hint(&self, file: &PageFile, chunk: &Chunk, range: Range<u64>) {
+        let begin = match chunk.offset == range.start {
+            true => chunk.offset,
+            false => chunk.offset + self.ahead,
+        };
+        let end = range.end.min(chunk.end() + self.ahead);
+        let step = file.hint_bytes();
+        let mut at = begin;
+        while at < end {
+            let bytes = step.min(end - at);
             // SAFETY: an open descriptor; a hint that is not taken costs nothing.
             unsafe {
                 libc::posix_fadvise(

@@ -4,10 +4,9 @@ use super::cut::Cut;
 use super::pace::Pace;
 use super::strategy::{Choice, Experience};
 use super::{Chunk, FileRange, PageError, PageFile, Reason, Strategy, Ways, ring};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::Duration;
 
 /// Chunks are a multiple of this, and so of every alignment that is used.
 pub(crate) const GRAIN: usize = 64 << 10;
@@ -15,10 +14,6 @@ pub(crate) const GRAIN: usize = 64 << 10;
 /// What is read, and how far claiming it has got. Shared by all workers.
 pub(crate) struct Reading {
     ranges: Vec<FileRange>,
-    /// Each file once.
-    files: Vec<Arc<PageFile>>,
-    /// The place of each range's file among them.
-    numbers: Vec<usize>,
     cut: Cut,
     chunks: usize,
     next: AtomicUsize,
@@ -84,15 +79,19 @@ impl Reading {
         for range in &ranges {
             range.check()?;
         }
-        let ahead = (manner.workers * manner.chunk_bytes) as u64;
-        let ways = Ways::new(manner.strategy, manner.keep_cached, ahead, experience);
+        let ways = Ways::new(
+            manner.strategy,
+            manner.keep_cached,
+            manner.workers,
+            manner.chunk_bytes,
+            experience,
+        );
         let ways = ways.map_err(|error| {
             let path = ranges
                 .first()
                 .map_or("".as_ref(), |range| range.file.path());
             PageError::new(path, Reason::NoRing(error))
         })?;
-        let (files, numbers) = distinct(&ranges);
         let cut = Cut::new(
             ranges.iter().map(|range| (range.offset, range.bytes)),
             manner.chunk_bytes,
@@ -101,8 +100,6 @@ impl Reading {
             chunks: cut.count(),
             cut,
             ranges,
-            files,
-            numbers,
             next: AtomicUsize::new(0),
             ways,
             pace: manner.bytes_per_second.map(Pace::new),
@@ -141,45 +138,25 @@ impl Reading {
         if let Some(pace) = &self.pace {
             pace.wait(chunk.bytes);
         }
-        Some((chunk, self.ways.choose(self.file_of(&chunk), &chunk)))
-    }
-
-    pub(super) fn files(&self) -> &[Arc<PageFile>] {
-        &self.files
-    }
-
-    pub(super) fn file_number(&self, chunk: &Chunk) -> usize {
-        self.numbers[chunk.range]
+        let file = self.file_of(&chunk);
+        let choice = self.ways.choose(file, &chunk, &(0..file.bytes()));
+        Some((chunk, choice))
     }
 
     pub(super) fn file_of(&self, chunk: &Chunk) -> &PageFile {
         &self.ranges[chunk.range].file
     }
 
-    /// Counts what was read as chosen since `begun`.
-    pub(super) fn account(&self, choice: Choice, bytes: u64, begun: Instant) {
-        self.ways.account(choice, bytes, begun);
+    /// Counts what was read as chosen, and how long the worker waited for it.
+    pub(super) fn account(&self, choice: Choice, bytes: u64, waited: Duration) {
+        self.ways.account(choice, bytes, waited);
     }
 
     fn read(&self, chunk: &Chunk, choice: Choice, slot: Slot) -> Result<usize, PageError> {
         let range = &self.ranges[chunk.range];
-        let end = range.offset + range.bytes;
-        self.ways.read_as(choice, &range.file, chunk, end, slot)
+        let all = range.offset..range.offset + range.bytes;
+        self.ways.read_as(choice, &range.file, chunk, all, slot)
     }
-}
-
-/// Each file once, and which of them is each range's.
-fn distinct(ranges: &[FileRange]) -> (Vec<Arc<PageFile>>, Vec<usize>) {
-    let mut places = HashMap::new();
-    let mut files = Vec::new();
-    let numbers = ranges.iter().map(|range| {
-        *places.entry(Arc::as_ptr(&range.file)).or_insert_with(|| {
-            files.push(range.file.clone());
-            files.len() - 1
-        })
-    });
-    let numbers = numbers.collect();
-    (files, numbers)
 }
 
 /// Works on up to `most` chunks, or a series of chunks that belong together.
