@@ -4,7 +4,7 @@ use super::{print_json, text};
 use anyhow::{Result, bail};
 use rewarm::config::{Settings, run_dirs_of};
 use rewarm::control::{
-    Client, ContextReport, ControlError, DirectionReport, ProcessReport, State, list,
+    Client, ContextReport, ControlError, DirectionReport, FillReport, ProcessReport, State, list,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -191,6 +191,7 @@ fn describe(report: &ProcessReport) -> String {
         "device",
         "direction",
         "fanned out",
+        "from files",
         "copies",
         "GB/s",
         "passed through",
@@ -199,6 +200,9 @@ fn describe(report: &ProcessReport) -> String {
     for device in &report.devices {
         rows.push(row(device.ordinal, "to device", &device.h2d));
         rows.push(row(device.ordinal, "to host", &device.d2h));
+        if device.fills.copies > 0 {
+            rows.push(fills_row(device.ordinal, &device.fills));
+        }
     }
     if rows.len() > 1 {
         text += &text::table("  ", &rows);
@@ -259,9 +263,23 @@ fn row(ordinal: i32, name: &str, direction: &DirectionReport) -> Vec<String> {
         ordinal.to_string(),
         name.to_owned(),
         text::bytes(direction.fanned_out_bytes),
+        text::bytes(direction.file_bytes),
         direction.fanned_out_copies.to_string(),
         rate,
         reasons(&direction.bypassed),
+    ]
+}
+
+/// Copies of safetensors' own, into its pinned memory.
+fn fills_row(ordinal: i32, fills: &FillReport) -> Vec<String> {
+    vec![
+        ordinal.to_string(),
+        "to pinned".to_owned(),
+        text::bytes(fills.bytes),
+        text::bytes(fills.file_bytes),
+        fills.copies.to_string(),
+        format!("{:.1}", fills.bytes as f64 / fills.seconds.max(1e-9) / 1e9),
+        "-".to_owned(),
     ]
 }
 
@@ -286,6 +304,7 @@ mod tests {
     fn a_report_is_told_in_full() {
         let h2d = DirectionReport {
             fanned_out_bytes: 8 << 30,
+            file_bytes: 6 << 30,
             fanned_out_copies: 12,
             gb_per_s: 53.07,
             bypassed: BTreeMap::from([("pinned".into(), 3), ("small".into(), 120)]),
@@ -311,6 +330,12 @@ mod tests {
             },
             devices: vec![DeviceReport {
                 h2d,
+                fills: FillReport {
+                    bytes: 1 << 30,
+                    copies: 3,
+                    seconds: 0.05,
+                    ..FillReport::default()
+                },
                 ..DeviceReport::default()
             }],
             ..ProcessReport::default()
@@ -324,10 +349,12 @@ mod tests {
         );
         assert_eq!(lines[2], "  note: something was clamped");
         assert!(lines[3].starts_with("  context prewarmed: 0.250 s saved"));
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
-            lines[5],
-            "  0       to device  8 GiB       12      53.1  pinned 3, small 120"
+            words(lines[5]),
+            "0 to device 8 GiB 6 GiB 12 53.1 pinned 3, small 120"
         );
-        assert_eq!(lines[6], "  0       to host    0 B         0       -     -");
+        assert_eq!(words(lines[6]), "0 to host 0 B 0 B 0 - -");
+        assert_eq!(words(lines[7]), "0 to pinned 1 GiB 0 B 3 21.5 -");
     }
 }
