@@ -9,9 +9,11 @@ use super::Strategy;
 use super::strategy::Choice;
 use super::ways::{arrived, complete};
 use super::work::{Reading, Slot, Worker, read_one};
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
+use std::collections::HashMap;
 use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,12 +23,46 @@ pub(super) fn try_one() -> io::Result<()> {
     IoUring::new(1).map(drop)
 }
 
-/// A ring, with what was registered with it: slots alone, as files would have to
-/// be opened before it is known that they are read so.
+/// Files that a ring knows by number; more are named by descriptor.
+const MOST_FILES: u32 = 64;
+
+/// A ring, with what was registered with it. Both only save time.
 struct Ring {
     ring: IoUring,
     /// Whether slots are known by number.
     buffers: bool,
+    files: Files,
+}
+
+/// The files that a ring knows by number, as they are first read: opening all of
+/// them for O_DIRECT before it is known that they are read so would be too much.
+struct Files {
+    numbers: HashMap<i32, u32>,
+    /// Numbers that may still be given.
+    free: Range<u32>,
+}
+
+impl Files {
+    fn new(ring: &IoUring) -> Files {
+        let many = ring.submitter().register_files_sparse(MOST_FILES).is_ok();
+        Files {
+            numbers: HashMap::new(),
+            free: 0..if many { MOST_FILES } else { 0 },
+        }
+    }
+
+    /// The number of an open file, if it can have one.
+    fn number(&mut self, ring: &IoUring, descriptor: i32) -> Option<u32> {
+        if let Some(number) = self.numbers.get(&descriptor) {
+            return Some(*number);
+        }
+        let number = self.free.next()?;
+        let submitter = ring.submitter();
+        let updated = submitter.register_files_update(number, &[descriptor]);
+        updated.ok()?;
+        self.numbers.insert(descriptor, number);
+        Some(number)
+    }
 }
 
 /// A chunk that is being read.
@@ -48,10 +84,14 @@ impl Ring {
                 iov_len: slot.bytes,
             })
             .collect();
-        // It only saves time; a limit on locked memory may forbid it.
+        // A limit on locked memory may forbid it.
         // SAFETY: the slots stay where they are longer than the ring lives.
         let buffers = unsafe { ring.submitter().register_buffers(&memory) }.is_ok();
-        Ok(Ring { ring, buffers })
+        Ok(Ring {
+            files: Files::new(&ring),
+            ring,
+            buffers,
+        })
     }
 
     /// Queues a read. The queue has room for every slot.
@@ -60,7 +100,9 @@ impl Ring {
         let direct = direct.ok_or(io::ErrorKind::Unsupported)?;
         let offset = reads.chunk.offset - reads.before as u64;
         let bytes = (reads.chunk.end().next_multiple_of(direct.alignment) - offset) as u32;
-        let file = types::Fd(direct.file.as_raw_fd());
+        let descriptor = direct.file.as_raw_fd();
+        let known = self.files.number(&self.ring, descriptor);
+        let file = types::Fd(known.map_or(descriptor, |number| number as i32));
         let (slot, memory) = (reads.slot.number, reads.slot.memory);
         let entry = if self.buffers {
             opcode::ReadFixed::new(file, memory, bytes, slot as u16)
@@ -71,7 +113,11 @@ impl Ring {
                 .offset(offset)
                 .build()
         };
-        let entry = entry.user_data(slot as u64);
+        let flags = match known {
+            Some(_) => squeue::Flags::FIXED_FILE,
+            None => squeue::Flags::empty(),
+        };
+        let entry = entry.flags(flags).user_data(slot as u64);
         // SAFETY: nobody touches the slot until the read's completion.
         unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::WouldBlock.into())
     }
