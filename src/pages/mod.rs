@@ -13,7 +13,7 @@
 //! | strategy | reads by | best for |
 //! |---|---|---|
 //! | `pread` | `pread(2)` on each worker | what is in the page cache, tmpfs |
-//! | `readahead` | `pread(2)`, with hints for what comes next | cold files that shall stay cached, network file systems |
+//! | `readahead` | `pread(2)`, with hints for what comes next | cold files that shall stay cached, with CPUs to spare; network file systems |
 //! | `direct` | `pread(2)` with O_DIRECT | cold files on local disks, where io_uring is forbidden |
 //! | `io_uring` | O_DIRECT through one ring a worker, all its slots in flight | cold files on local disks |
 //!

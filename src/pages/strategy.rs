@@ -60,9 +60,10 @@ impl Question {
     fn lengths(&self, ahead: u64) -> Lengths {
         let window = WINDOW.max(4 * ahead);
         Lengths {
-            lead: match self.ways[0] {
-                Strategy::Direct | Strategy::Uring => 8 * window,
-                _ => window,
+            // Of disks it is known who should win; of servers it is not.
+            lead: match self.store {
+                Store::Remote => window,
+                _ => 8 * window,
             },
             window,
             warm_up: ahead,
