@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Scratch, number};
+use fastrand::Rng;
 use rewarm::config::{Settings, cpus};
 use rewarm::pages::{FileRange, PageError, PageFile, Piece, ReadOptions, Reason, Strategy, read};
 use std::fs::{self, File};
@@ -28,30 +29,9 @@ fn options(strategy: Strategy) -> ReadOptions {
 
 /// Bytes that differ from place to place.
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut random = Random(seed | 1);
-    let mut noise = Vec::with_capacity(bytes + 8);
-    while noise.len() < bytes {
-        noise.extend(random.next().to_le_bytes());
-    }
-    noise.truncate(bytes);
+    let mut noise = vec![0; bytes];
+    Rng::with_seed(seed).fill(&mut noise);
     noise
-}
-
-struct Random(u64);
-
-impl Random {
-    /// xorshift64*, see Vigna, "An experimental exploration of Marsaglia's
-    /// xorshift generators, scrambled".
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
-    }
 }
 
 /// Reads ranges into one buffer for each, and checks that every byte came once.
@@ -93,7 +73,7 @@ fn every_strategy_reads_any_ranges_of_any_files_cached_or_not() {
     let seed = number("REWARM_TEST_SEED", 1);
     println!("REWARM_TEST_SEED={seed}");
     let scratch = Scratch::new();
-    let mut random = Random(seed | 1);
+    let mut random = Rng::with_seed(seed);
     let sizes = [0, 1, 4095, 4096, 700_001, (3 << 20) + 77, 9 << 20];
     let files: Vec<_> = sizes
         .into_iter()
@@ -108,15 +88,15 @@ fn every_strategy_reads_any_ranges_of_any_files_cached_or_not() {
     for round in 0..number("REWARM_TEST_PROGRAMS", 25) {
         for strategy in strategies() {
             let mut wanted = Vec::new();
-            let ranges: Vec<_> = (0..random.below(7))
+            let ranges: Vec<_> = (0..random.u64(..7))
                 .map(|_| {
-                    let (path, content) = &files[random.below(files.len() as u64) as usize];
+                    let (path, content) = &files[random.usize(..files.len())];
                     let file = PageFile::open(path).unwrap();
-                    if random.below(2) == 0 {
+                    if random.bool() {
                         rewarm::pages::evict(&file).unwrap();
                     }
-                    let offset = random.below(content.len() as u64 + 1);
-                    let bytes = random.below(content.len() as u64 - offset + 1);
+                    let offset = random.u64(..=content.len() as u64);
+                    let bytes = random.u64(..=content.len() as u64 - offset);
                     wanted.push(content[offset as usize..(offset + bytes) as usize].to_vec());
                     FileRange {
                         file,
@@ -126,9 +106,9 @@ fn every_strategy_reads_any_ranges_of_any_files_cached_or_not() {
                 })
                 .collect();
             let options = ReadOptions {
-                keep_cached: random.below(2) == 0,
-                threads: 1 + random.below(4) as usize,
-                chunk_bytes: 65536 << random.below(5),
+                keep_cached: random.bool(),
+                threads: random.usize(1..=4),
+                chunk_bytes: 65536 << random.u32(..5),
                 ..options(strategy)
             };
             let got = gather(&ranges, &options).unwrap();

@@ -1,9 +1,7 @@
 //! How a copy is cut.
 
+use crate::pages::GRAIN;
 use std::ops::Range;
-
-/// Chunks are a multiple of this, so that no chunk is a few bytes long.
-const GRAIN: usize = 64 << 10;
 
 /// What a transfer costs beside its bytes, in bytes that one thread stages
 /// meanwhile: 7 µs of driver calls at 9.4 GB/s.

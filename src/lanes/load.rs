@@ -47,7 +47,7 @@ impl LaneSet {
         options: &LoadOptions,
     ) -> Result<ReadReport, LaneError> {
         let begun = Instant::now();
-        let _relaxed = RelaxedCapture::enter(self.driver())?;
+        let _relaxed = RelaxedCapture::enter(&self.shared().driver)?;
         let copy = self.file_copy(loads, options)?;
         let moved = self.carry(Work::Files(Box::new(copy)));
         let drained = self.drain();
@@ -63,11 +63,7 @@ impl LaneSet {
         })
     }
 
-    pub(super) fn file_copy(
-        &self,
-        loads: &[Load],
-        options: &LoadOptions,
-    ) -> Result<FileCopy, LaneError> {
+    fn file_copy(&self, loads: &[Load], options: &LoadOptions) -> Result<FileCopy, LaneError> {
         let bytes: u64 = loads.iter().map(|load| load.range.bytes).sum();
         let best = chunk_bytes(
             usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -86,7 +82,7 @@ impl LaneSet {
             .map(|load| load.device.wrapping_sub(load.range.offset))
             .collect();
         Ok(FileCopy {
-            reading: Reading::new(ranges, &manner, self.experience())?,
+            reading: Reading::new(ranges, &manner, self.shared().files.experience())?,
             origins,
             progress: options.progress.clone(),
         })

@@ -11,7 +11,6 @@ use super::{LaneError, in_place, waits};
 use crate::config::LanePlan;
 use crate::driver::sys::*;
 use crate::driver::{CudaError, Driver};
-use crate::pages::Experience;
 use parking_lot::Mutex;
 use std::ptr;
 use std::sync::Arc;
@@ -133,17 +132,8 @@ impl LaneSet {
         &self.shared
     }
 
-    pub(super) fn driver(&self) -> &Driver {
-        &self.shared.driver
-    }
-
     pub(super) fn slot_bytes(&self) -> usize {
         self.slot_bytes
-    }
-
-    /// What reading files was like so far.
-    pub(super) fn experience(&self) -> &Arc<Experience> {
-        self.shared.files.experience()
     }
 
     /// Waits until all transfers of the set are done.

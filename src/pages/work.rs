@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Chunks are a multiple of this, and so of every alignment that is used.
+/// Chunks are a multiple of this, so that none is a few bytes long, and so of every
+/// alignment that is used.
 pub(crate) const GRAIN: usize = 64 << 10;
 
 /// What is read, and how far claiming it has got. Shared by all workers.
