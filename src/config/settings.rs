@@ -2,7 +2,7 @@
 
 use super::run_dirs::{effective_uid, run_dirs_of};
 use super::table::{
-    CHUNK, DISABLE, LANES, LOG, MIN_COPY, PARALLEL, PREWARM, PREWARM_PID, READ_FILES,
+    CHUNK, DISABLE, FREEZABLE, LANES, LOG, MIN_COPY, PARALLEL, PREWARM, PREWARM_PID, READ_FILES,
     READ_STRATEGY, RUN_DIR, STAGING, STATS, Setting, Value,
 };
 use super::{Note, Strategy};
@@ -32,6 +32,8 @@ pub struct Settings {
     pub lanes: usize,
     /// Largest chunk that was asked for, in bytes.
     pub chunk_bytes: usize,
+    /// Whether device memory can be frozen.
+    pub freezable: bool,
     /// Whether processes prewarm.
     pub prewarm: bool,
     /// The process that prewarms for certain.
@@ -105,6 +107,7 @@ fn read(lookup: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<BadValue>) 
         parallel_restore: reader.switch(&PARALLEL),
         lanes: reader.number(&LANES),
         chunk_bytes: reader.number(&CHUNK) << 20,
+        freezable: reader.switch(&FREEZABLE),
         prewarm: reader.switch(&PREWARM),
         prewarm_pid,
         staging_bytes: reader.number(&STAGING) << 20,

@@ -210,6 +210,12 @@ pub(super) const PREWARM: Setting = Setting {
     kind: Kind::Switch { default: false },
     meaning: "1: create the CUDA context while the program is still starting",
 };
+pub(super) const FREEZABLE: Setting = Setting {
+    name: "REWARM_FREEZABLE",
+    flag: implied("freezable", "1"),
+    kind: Kind::Switch { default: false },
+    meaning: "1: device memory can be frozen: `rewarm freeze` takes it out, `rewarm thaw` brings it back",
+};
 pub(super) const STAGING: Setting = Setting {
     name: "REWARM_STAGING_MB",
     flag: named("staging-mb", "N"),
@@ -269,8 +275,9 @@ pub(super) const RUN_DIR: Setting = Setting {
 };
 
 /// Every setting that users may give.
-pub const SETTINGS: [Setting; 12] = [
+pub const SETTINGS: [Setting; 13] = [
     PREWARM,
+    FREEZABLE,
     PARALLEL,
     LANES,
     CHUNK,

@@ -63,7 +63,10 @@ impl Client {
         let pid = self.pid;
         match self.ask(Request::Status)? {
             Response::Status(report) => Ok(*report),
-            Response::Error(message) => Err(ControlError::Refused { pid, message }),
+            other => Err(ControlError::Refused {
+                pid,
+                message: format!("an answer to something else: {other:?}"),
+            }),
         }
     }
 

@@ -1,6 +1,9 @@
 //! What is asked and answered.
 
-use super::ProcessReport;
+use super::{
+    Discard, Freeze, FreezeReport, Prepare, PrepareReport, ProcessReport, Progress, Thaw,
+    ThawReport,
+};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages. A process answers another version with an error
@@ -8,11 +11,19 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// What a process can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     /// The report as it is now.
     Status,
+    /// To make room for a snapshot.
+    Prepare(Prepare),
+    /// To freeze.
+    Freeze(Freeze),
+    /// To thaw.
+    Thaw(Thaw),
+    /// To let memory go that need not survive a freeze.
+    Discard(Discard),
 }
 
 /// What it answers.
@@ -21,6 +32,17 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`]: the report.
     Status(Box<ProcessReport>),
+    /// To [`Request::Prepare`], [`Request::Freeze`] and [`Request::Thaw`], before
+    /// the answer itself: how far it is. Any number of times.
+    Progress(Progress),
+    /// To [`Request::Prepare`]: there is room.
+    Prepared(PrepareReport),
+    /// To [`Request::Freeze`]: the memory is gone, the snapshot whole.
+    Frozen(FreezeReport),
+    /// To [`Request::Thaw`]: the process goes on.
+    Thawed(ThawReport),
+    /// To [`Request::Discard`].
+    Discarded,
     /// The request was not understood or not carried out: why.
     Error(String),
 }

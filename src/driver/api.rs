@@ -9,17 +9,18 @@ use core::ffi::CStr;
 pub struct LookupError(pub &'static str);
 
 macro_rules! driver_functions {
-    ($($(#[$doc:meta])* $field:ident = $name:ident ( $($arg:ident : $ty:ty),* );)*) => {
-        /// Addresses of the driver functions that rewarm calls.
+    ($(#[$about:meta])* $table:ident:
+        $($(#[$doc:meta])* $field:ident = $name:ident ( $($arg:ident : $ty:ty),* );)*) => {
+        $(#[$about])*
         ///
         /// Every method is the driver function of the same name, with the
         /// driver's own rules for pointers, threads and the current context.
         #[derive(Clone, Copy)]
-        pub struct Driver {
+        pub struct $table {
             $($field: unsafe extern "C" fn($($ty),*) -> CUresult,)*
         }
 
-        impl Driver {
+        impl $table {
             /// Fills the table through `lookup`, which returns a symbol's
             /// address or null.
             ///
@@ -31,8 +32,8 @@ macro_rules! driver_functions {
             /// that name, and stay loaded as long as the table is used.
             pub unsafe fn load(
                 lookup: impl Fn(&'static CStr) -> *const c_void,
-            ) -> Result<Driver, LookupError> {
-                Ok(Driver { $($field: {
+            ) -> Result<$table, LookupError> {
+                Ok($table { $($field: {
                     const NAME: &str = concat!(stringify!($name), "\0");
                     const SYMBOL: &CStr = match CStr::from_bytes_with_nul(NAME.as_bytes()) {
                         Ok(name) => name,
@@ -68,6 +69,8 @@ macro_rules! driver_functions {
 }
 
 driver_functions! {
+    /// Addresses of the driver functions that rewarm calls in every process.
+    Driver:
     /// Initialises the driver in this process; a second call does nothing.
     init = cuInit(flags: c_uint);
     /// The driver's CUDA version, 1000 × major + 10 × minor.
@@ -128,4 +131,52 @@ driver_functions! {
     copy_to_host = cuMemcpyDtoHAsync_v2(dst: *mut c_void, src: CUdeviceptr, bytes: usize, stream: CUstream);
     /// Frees device memory.
     mem_free = cuMemFree_v2(address: CUdeviceptr);
+}
+
+driver_functions! {
+    /// Addresses of the driver functions that freezing needs besides: memory that
+    /// can leave while its addresses stay, kernels, and what a device is.
+    MemoryDriver:
+    /// Allocates device memory in the current context.
+    alloc = cuMemAlloc_v2(address: *mut CUdeviceptr, bytes: usize);
+    /// Allocates rows of device memory in the current context.
+    alloc_pitch = cuMemAllocPitch_v2(address: *mut CUdeviceptr, pitch: *mut usize, width: usize, height: usize, element: c_uint);
+    /// Free and total memory of the current context's device, in bytes.
+    info = cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
+    /// The allocation that an address lies in.
+    address_range = cuMemGetAddressRange_v2(base: *mut CUdeviceptr, bytes: *mut usize, address: CUdeviceptr);
+    /// Reserves addresses.
+    reserve = cuMemAddressReserve(address: *mut CUdeviceptr, bytes: usize, alignment: usize, wish: CUdeviceptr, flags: u64);
+    /// Gives reserved addresses back.
+    unreserve = cuMemAddressFree(address: CUdeviceptr, bytes: usize);
+    /// Makes physical memory, which reads as zero.
+    create = cuMemCreate(handle: *mut CUmemGenericAllocationHandle, bytes: usize, properties: *const CUmemAllocationProp, flags: u64);
+    /// Gives up a reference on physical memory.
+    release = cuMemRelease(handle: CUmemGenericAllocationHandle);
+    /// Maps physical memory at reserved addresses.
+    map = cuMemMap(address: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
+    /// Unmaps whole mappings.
+    unmap = cuMemUnmap(address: CUdeviceptr, bytes: usize);
+    /// Says who may access mappings.
+    set_access = cuMemSetAccess(address: CUdeviceptr, bytes: usize, accesses: *const CUmemAccessDesc, count: usize);
+    /// Granularity of physical memory and mappings, in bytes.
+    granularity = cuMemGetAllocationGranularity(bytes: *mut usize, properties: *const CUmemAllocationProp, option: c_int);
+    /// Waits on the host until all work of the current context is done.
+    context_synchronize = cuCtxSynchronize();
+    /// An attribute of a device.
+    device_attribute = cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: CUdevice);
+    /// A device's name.
+    device_name = cuDeviceGetName(name: *mut c_char, bytes: c_int, device: CUdevice);
+    /// A device's identity, the same in every process and after a reboot.
+    device_uuid = cuDeviceGetUuid(uuid: *mut CUuuid, device: CUdevice);
+    /// A device's memory in bytes.
+    device_memory = cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice);
+    /// Loads an image into the current context.
+    module_load = cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
+    /// Unloads a module.
+    module_unload = cuModuleUnload(module: CUmodule);
+    /// A kernel of a module.
+    module_function = cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+    /// Puts a kernel on a stream.
+    launch = cuLaunchKernel(function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint, block_z: c_uint, shared_bytes: c_uint, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void);
 }

@@ -130,6 +130,7 @@ impl Process {
     fn start_server(&'static self) {
         let answer = |request: Request| match request {
             Request::Status => Response::Status(Box::new(report::process(self))),
+            _ => Response::Error("this process was not started with --freezable".into()),
         };
         let tick = self
             .stats
