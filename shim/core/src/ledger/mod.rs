@@ -19,16 +19,14 @@
 mod application;
 mod attributes;
 mod books;
-mod leave;
+pub(crate) mod leave;
 mod noted;
 mod own;
 mod peers;
-mod report;
+pub(crate) mod report;
 
-pub(crate) use attributes::{Answer, OwnMemory};
+pub(crate) use attributes::OwnMemory;
 pub(crate) use books::Kind;
-pub(crate) use leave::{Block, Released};
-pub(crate) use report::{LedgerReport, Obstacle, Tally};
 
 use books::Books;
 use own::Model;
@@ -41,6 +39,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Smallest allocation that can leave, in bytes: the granularity of physical memory.
 pub(crate) const LEAST: usize = 2 << 20;
+
+/// An address at which nothing ever is.
+pub(crate) const NOWHERE: CUdeviceptr = 0x10;
 
 /// Device memory of the process.
 pub(crate) struct Ledger {
