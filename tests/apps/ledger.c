@@ -223,7 +223,7 @@ static void contexts(void)
     use(a, 4 * MIB);
     OK(cu.cuDevicePrimaryCtxReset_v2(0));
     describe("reset", a, 0, primary);
-    OK(cu.cuDevicePrimaryCtxRelease_v2(0));
+    SAY(cu.cuDevicePrimaryCtxRelease_v2(0));
     OK(cu.cuDevicePrimaryCtxRetain(&primary, 0));
     OK(cu.cuCtxSetCurrent(primary));
     OK(cu.cuMemAlloc_v2(&c, 8 * MIB));
@@ -271,8 +271,8 @@ static void busy(void)
     OK(cu.cuModuleLoadData(&module, CUDA_KERNELS));
     OK(cu.cuModuleGetFunction(&fill, module, "sim_fill"));
     OK(cu.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
-    for (int i = 0; i < 40; i++) {
-        uint64_t words = 4 * MIB;
+    for (int i = 0; i < 20; i++) {
+        uint64_t words = MIB;
         unsigned value = (unsigned)i;
         void *arguments[] = {&a, &words, &value};
         OK(cu.cuMemAlloc_v2(&a, 4 * words));
@@ -395,11 +395,11 @@ static void random_program(uint64_t seed)
     struct slot slots[SLOTS] = {{0, 0, 0}};
     uint64_t random = seed;
     size_t before = used_mib();
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 120; i++) {
         struct slot *s = &slots[random_next(&random) % SLOTS];
         uint64_t dice = random_next(&random);
         if (!s->at) {
-            size_t most = dice % 3 ? 12 * MIB : 3 * MIB, height = 0, pitch = 0;
+            size_t most = dice % 3 ? 5 * MIB : 3 * MIB, height = 0, pitch = 0;
             s->bytes = 1 + random_next(&random) % most;
             s->value = (unsigned)random_next(&random);
             int code;

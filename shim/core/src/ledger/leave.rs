@@ -286,6 +286,7 @@ impl Ledger {
             physical.moved = false;
         }
         self.close_window(physical)?;
+        physical.window = None;
         if physical.references == 0
             && let Some(handle) = physical.handle
         {
@@ -293,7 +294,6 @@ impl Ledger {
             unsafe { self.memory.release(handle)? };
             physical.handle = None;
         }
-        physical.window = None;
         Ok(())
     }
 
