@@ -1,7 +1,8 @@
 //! Questions about memory.
 
 use super::ledger;
-use crate::ledger::{NOWHERE, OwnMemory};
+use crate::ledger::NOWHERE;
+use crate::ledger::attributes::OwnMemory;
 use crate::real;
 use rewarm::driver::sys::*;
 use std::slice;

@@ -17,7 +17,7 @@
 //! the driver frees it, and put back if it does not.
 
 mod application;
-mod attributes;
+pub(crate) mod attributes;
 mod books;
 pub(crate) mod leave;
 mod noted;
@@ -25,7 +25,6 @@ mod own;
 mod peers;
 pub(crate) mod report;
 
-pub(crate) use attributes::OwnMemory;
 pub(crate) use books::Kind;
 
 use books::Books;
