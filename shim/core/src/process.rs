@@ -7,7 +7,7 @@ use crate::fills::Fills;
 use crate::{log, report};
 use parking_lot::Mutex;
 use rewarm::config::{LanePlan, Note, Settings, cpus};
-use rewarm::control::{Request, Response, Server, StatsFile, Tick};
+use rewarm::control::{Reporter, Request, Response, Server, StatsFile, Tick};
 use rewarm::driver::sys::{CUcontext, CUdevice};
 use rewarm::driver::{Driver, LookupError};
 use rewarm_abi::FrontTable;
@@ -128,7 +128,7 @@ impl Process {
     }
 
     fn start_server(&'static self) {
-        let answer = |request: Request| match request {
+        let answer = |request: Request, _: &Reporter| match request {
             Request::Status => Response::Status(Box::new(report::process(self))),
             _ => Response::Error("this process was not started with --freezable".into()),
         };
