@@ -153,6 +153,8 @@ driver_functions! {
     create = cuMemCreate(handle: *mut CUmemGenericAllocationHandle, bytes: usize, properties: *const CUmemAllocationProp, flags: u64);
     /// Gives up a reference on physical memory.
     release = cuMemRelease(handle: CUmemGenericAllocationHandle);
+    /// Takes one more reference on the physical memory mapped at an address.
+    retain = cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, address: *mut c_void);
     /// Maps physical memory at reserved addresses.
     map = cuMemMap(address: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
     /// Unmaps whole mappings.

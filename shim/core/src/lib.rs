@@ -13,6 +13,11 @@ mod devices;
 mod fills;
 mod got;
 mod hooks;
+#[allow(
+    dead_code,
+    reason = "freezing and thawing, which use the rest, come with the gate"
+)]
+mod ledger;
 mod log;
 mod prewarm;
 mod process;

@@ -4,12 +4,13 @@ use crate::contexts::Contexts;
 use crate::counters;
 use crate::devices::Devices;
 use crate::fills::Fills;
+use crate::ledger::Ledger;
 use crate::{log, report};
 use parking_lot::Mutex;
 use rewarm::config::{LanePlan, Note, Settings, cpus};
 use rewarm::control::{Reporter, Request, Response, Server, StatsFile, Tick};
 use rewarm::driver::sys::{CUcontext, CUdevice};
-use rewarm::driver::{Driver, LookupError};
+use rewarm::driver::{Driver, LookupError, MemoryDriver};
 use rewarm_abi::FrontTable;
 use std::path::Path;
 use std::ptr;
@@ -36,6 +37,8 @@ pub(crate) struct Process {
     pub(crate) devices: Devices,
     pub(crate) contexts: Mutex<Contexts>,
     pub(crate) fills: Fills,
+    /// Device memory, in freezable processes.
+    pub(crate) ledger: Option<Ledger>,
     /// Copies of no direction.
     pub(crate) undirected: counters::Copies,
     server: Mutex<Option<Server>>,
@@ -80,6 +83,13 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
     let (dlsym, library) = (front.dlsym, front.driver);
     // SAFETY: the driver's own symbols; the front keeps the driver loaded.
     let driver = unsafe { Driver::load(|name| dlsym(library, name.as_ptr()).cast_const())? };
+    let ledger = settings.freezable.then(|| {
+        // SAFETY: as above.
+        unsafe { MemoryDriver::load(|name| dlsym(library, name.as_ptr()).cast_const()) }
+            .inspect_err(|error| tracing::error!(%error, "this process cannot be frozen"))
+            .ok()
+            .map(|memory| Ledger::new(driver, memory))
+    });
     let plan = settings.plan(cpus());
     let process: &'static Process = Box::leak(Box::new(Process {
         driver,
@@ -87,6 +97,7 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
         devices: Devices::new(),
         contexts: Mutex::default(),
         fills: Fills::default(),
+        ledger: ledger.flatten(),
         undirected: counters::Copies::default(),
         server: Mutex::new(None),
         stats: settings.stats.as_deref().and_then(claim_stats),
