@@ -13,13 +13,18 @@ use rewarm_abi::{Hook, for_each_hook};
 
 macro_rules! hook_addresses {
     ($($policy:ident $name:ident ( $($argument:tt)* );)*) => {
-        [$(hook_addresses!(@address $policy $name)),*]
+        [$((Hook::$name, hook_addresses!(@address $policy $name))),*]
     };
     (@address front $name:ident) => { std::ptr::null() };
     (@address $policy:ident $name:ident) => { $policy::$name as *const c_void };
 }
 
-/// Address of each hook; null for those that the front answers itself.
+/// Address of each hook; null for what has none, and for those that the front
+/// answers itself.
 pub(crate) fn table() -> [*const c_void; Hook::COUNT] {
-    for_each_hook!(hook_addresses)
+    let mut table = [std::ptr::null(); Hook::COUNT];
+    for (hook, address) in for_each_hook!(hook_addresses) {
+        table[hook as usize] = address;
+    }
+    table
 }
