@@ -32,7 +32,7 @@ pub(crate) static SLOTS: [Slot; STUBS] =
     [const { Slot(AtomicPtr::new(unresolved as *mut c_void)) }; STUBS];
 
 /// What the gate leads to, should there be one.
-pub(crate) static TARGETS: Targets = Targets::EMPTY;
+pub(crate) static TARGETS: Targets = Targets::new();
 
 macro_rules! export_stubs {
     ($($name:ident;)*) => {

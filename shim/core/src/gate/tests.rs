@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread;
 
-static BEHIND: Targets = Targets::EMPTY;
+static BEHIND: Targets = Targets::new();
 
 /// A gate of this process's own for one test at a time.
 fn gate() -> MutexGuard<'static, ()> {
