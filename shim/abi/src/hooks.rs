@@ -1,6 +1,6 @@
-//! The one table of hooked driver symbols.
+//! The table of driver symbols that have a hook of their own.
 
-/// Calls `$callback!` with every hooked symbol of the driver, one row each:
+/// Calls `$callback!` with every symbol of the driver that has a hook, one row each:
 /// `policy name(argument: type, …);`. All of them return `CUresult`.
 ///
 /// The policy says who replaces the symbol and why:

@@ -11,6 +11,8 @@ mod counters;
 mod decision;
 mod devices;
 mod fills;
+#[allow(dead_code)] // freezing closes it
+mod gate;
 mod got;
 mod hooks;
 #[allow(
@@ -44,8 +46,14 @@ pub unsafe extern "C" fn rewarm_core_open(front: *const FrontTable, core: *mut C
         tracing::error!(%error, "the driver lacks what rewarm needs");
         return 2;
     }
+    let freezable = process::current().is_some_and(|process| process.settings.freezable);
     *core = CoreTable {
         hooks: hooks::table(),
+        gate: if front.freezable && freezable {
+            gate::open(front)
+        } else {
+            std::ptr::null()
+        },
         prewarm: Some(prewarm::run),
         initialised: Some(process::initialised),
         forked: Some(process::forked),

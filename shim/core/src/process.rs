@@ -4,6 +4,7 @@ use crate::contexts::Contexts;
 use crate::counters;
 use crate::devices::Devices;
 use crate::fills::Fills;
+use crate::gate;
 use crate::ledger::Ledger;
 use crate::{log, report};
 use parking_lot::Mutex;
@@ -185,6 +186,7 @@ pub(crate) unsafe extern "C" fn forked() {
     MIN_COPY.store(usize::MAX, Ordering::Relaxed);
     let process = current();
     PROCESS.store(std::ptr::null_mut(), Ordering::Release);
+    gate::forked();
     counters::clear_small();
     if let Some(process) = process
         && let Some(server) = process
@@ -199,6 +201,7 @@ pub(crate) unsafe extern "C" fn forked() {
 fn write_stats_at_exit() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn at_exit() {
+        gate::exiting();
         if let Some(process) = current() {
             process.write_stats();
             if let Some(server) = process
