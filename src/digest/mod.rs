@@ -8,7 +8,10 @@
 //! They find damage, not forgery: who can write a snapshot can also write its
 //! digests.
 
+mod gpu;
 pub(crate) mod hex;
+
+pub use gpu::{GpuDigestError, GpuDigests, Span};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -58,6 +58,11 @@ impl Output {
         &self.name
     }
 
+    /// Whether it was room made ahead.
+    pub(super) fn is_room(&self) -> bool {
+        self.spare.is_some()
+    }
+
     /// Bytes appended so far.
     pub(super) fn bytes(&self) -> u64 {
         self.end.load(Relaxed)

@@ -137,6 +137,11 @@ impl Writer {
         self.previous.as_ref().map(Snapshot::manifest)
     }
 
+    /// Whether room that was made ahead is used.
+    pub fn uses_room(&self) -> bool {
+        self.outputs.iter().any(Output::is_room)
+    }
+
     /// Whether a chunk of [`Writer::previous`] should stay where it is if it has
     /// not changed. Not so if its file holds mostly what nobody needs any more, or
     /// there are too many files.

@@ -6,19 +6,16 @@
 //! [`decision`] whether a copy is fanned out over the lanes of the engine, and
 //! otherwise call the driver ([`real`]) with the arguments as they came.
 
+mod captures;
 mod contexts;
 mod counters;
 mod decision;
 mod devices;
 mod fills;
-#[allow(dead_code)] // freezing closes it
+mod freezing;
 mod gate;
 mod got;
 mod hooks;
-#[allow(
-    dead_code,
-    reason = "freezing and thawing, which use the rest, come with the gate"
-)]
 mod ledger;
 mod log;
 mod prewarm;

@@ -4,6 +4,7 @@
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
 mod attributes;
+mod capture;
 mod context;
 mod copy;
 mod mapping;

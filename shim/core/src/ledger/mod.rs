@@ -25,10 +25,9 @@ mod own;
 mod peers;
 mod report;
 
-pub(crate) use attributes::{Answer, OwnMemory};
+pub(crate) use attributes::OwnMemory;
 pub(crate) use books::Kind;
-pub(crate) use leave::{Block, Released};
-pub(crate) use report::{LedgerReport, Obstacle, Tally};
+pub(crate) use leave::{Block, NotMovable};
 
 use books::Books;
 use own::Model;

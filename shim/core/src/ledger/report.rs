@@ -1,7 +1,8 @@
 //! What there is, and why a freeze is impossible.
 
 use super::Ledger;
-use super::books::Kind;
+use super::books::{Kind, Physical};
+use rewarm::driver::sys::CUdevice;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -144,6 +145,19 @@ impl Ledger {
                 })
             })
             .collect()
+    }
+
+    /// Bytes that a freeze takes away.
+    pub(crate) fn movable_bytes(&self) -> u64 {
+        self.report().leaves.bytes
+    }
+
+    /// Bytes of one device that a freeze takes away.
+    pub(crate) fn bytes_of(&self, device: CUdevice) -> u64 {
+        let books = self.books.read();
+        let moves = |physical: &&Physical| physical.stays.is_none() && physical.device() == device;
+        let sizes = books.physical.values().filter(moves);
+        sizes.map(|physical| physical.size as u64).sum()
     }
 
     /// Bytes of the application's device memory that stay on the device.
