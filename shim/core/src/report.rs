@@ -2,7 +2,9 @@
 
 use crate::counters::small_total;
 use crate::process::Process;
-use rewarm::control::{DeviceReport, ProcessReport, REPORT_VERSION, SettingsReport, State};
+use rewarm::control::{
+    DeviceReport, MemoryReport, ProcessReport, REPORT_VERSION, SettingsReport, State,
+};
 use rewarm::lanes::Direction;
 
 /// What this process did so far.
@@ -19,6 +21,10 @@ pub(crate) fn process(process: &Process) -> ProcessReport {
         context: process.contexts.lock().report(),
         devices: devices(process),
         undirected: process.undirected.report(0).bypassed,
+        memory: MemoryReport {
+            freezable: process.settings.freezable,
+            ..MemoryReport::default()
+        },
     }
 }
 
