@@ -105,7 +105,8 @@ fn what_leaves_is_told() {
     ];
     let sum: u64 = parts.iter().map(|part| number_in(&report, part)).sum();
     assert_eq!(sum, number_in(&report, "bytes"), "{report}");
-    assert!(number_in(&report, "zero_bytes") >= 8 * MIB, "{report}");
+    // The graph has added to the first of two chunks.
+    assert!(number_in(&report, "zero_bytes") >= 4 * MIB, "{report}");
     // Small memory and the pool stay.
     assert!(number_in(&report, "left_bytes") >= 3 * MIB, "{report}");
     assert!(live.used() < used / 4, "{} of {used} stay", live.used());
