@@ -29,6 +29,8 @@ pub(crate) use attributes::OwnMemory;
 pub(crate) use books::Kind;
 pub(crate) use leave::{Block, NotMovable};
 
+pub(crate) use report::LedgerReport;
+
 use books::Books;
 use own::Model;
 use parking_lot::{Mutex, RwLock};
