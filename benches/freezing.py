@@ -5,7 +5,7 @@ import shutil
 import time
 
 from live import Live
-from report import at_least, row, size_name, skipped
+from report import row, size_name, skipped
 from runner import GIB, MIB, Skip, say
 
 WRITERS = 8
@@ -55,28 +55,33 @@ class Subject:
     def by_driver(self):
         """Out and back by the driver's own calls."""
         steps = self.runner.program("checkpoint")
-        out = self.timed(steps, self.live.pid, "lc")
-        held = self.held()
-        try:
-            back = self.timed(steps, self.live.pid, "ru")
-        except Skip as reason:
-            raise Broken(f"the driver did not bring it back: {reason}") from reason
-        return {"freeze_s": out["lock"] + out["checkpoint"], "thaw_s": back["restore"] + back["unlock"], "freeze_wall_s": out["wall_s"],
-                "thaw_wall_s": back["wall_s"], "held": held, "check": self.check("the driver's restore")}
-
-    def prepare(self, folder):
-        return self.timed(self.runner.tool(), "freeze", "--pid", self.live.pid, "--to", folder, "--prepare", "--json")
+        return self.out_and_back([steps, self.live.pid, "lc"], [steps, self.live.pid, "ru"], "the driver's",
+                                 lambda out: out["lock"] + out["checkpoint"], lambda back: back["restore"] + back["unlock"])
 
     def by_rewarm(self, folder, *more):
         """Out and back by rewarm; `more` are options of the thaw."""
-        freeze = self.timed(self.runner.tool(), "freeze", "--pid", self.live.pid, "--to", folder, "--json")
-        held = self.held()
+        tool = self.runner.tool()
+        return self.out_and_back([tool, "freeze", "--pid", self.live.pid, "--to", folder, "--json"],
+                                 [tool, "thaw", "--pid", self.live.pid, "--json", *more], "rewarm's",
+                                 lambda out: out["seconds"], lambda back: back["seconds"])
+
+    def out_and_back(self, freeze, thaw, whose, freeze_seconds, thaw_seconds):
+        """Runs both commands, and looks at the process after them; the functions find the seconds in what they print."""
         try:
-            thaw = self.timed(self.runner.tool(), "thaw", "--pid", self.live.pid, "--json", *more)
+            out = self.timed(*freeze)
+        except Skip:
+            self.check(f"{whose} freeze that failed")
+            raise
+        try:
+            held = self.held()
+            back = self.timed(*thaw)
         except Skip as reason:
-            raise Broken(f"it stays frozen: {reason}") from reason
-        return {"freeze_s": freeze["seconds"], "thaw_s": thaw["seconds"], "freeze_wall_s": freeze["wall_s"], "thaw_wall_s": thaw["wall_s"],
-                "held": held, "check": self.check("a thaw"), "freeze": freeze, "thaw": thaw}
+            raise Broken(f"after {whose} freeze: {reason}") from reason
+        return {"freeze_s": freeze_seconds(out), "thaw_s": thaw_seconds(back), "freeze_wall_s": out["wall_s"], "thaw_wall_s": back["wall_s"],
+                "held": held, "check": self.check(f"{whose} thaw"), "freeze": out, "thaw": back}
+
+    def prepare(self, folder):
+        return self.timed(self.runner.tool(), "freeze", "--pid", self.live.pid, "--to", folder, "--prepare", "--json")
 
 
 def environment(runner):
@@ -144,7 +149,7 @@ class Found:
                 break
             try:
                 do(number, self)
-            except Broken as reason:
+            except Skip as reason:
                 self.broken = str(reason)
                 say(f"  {label}: {reason}")
                 break
@@ -152,10 +157,15 @@ class Found:
         say(f"  {label}: {time.perf_counter() - begin:.1f} s")
 
 
-def at_most(most, ratio=None):
-    """Whether a row stays below, and has its ratio to the plain run, by medians."""
+def reached(most=None, least=None, ratio=None):
+    """Whether a row keeps its limits and has its ratio to the plain run, by medians; None: only the ratio is not known."""
     def verdict(one):
-        return one["rewarm"]["median"] <= most and (ratio is None or one.get("ratio", {}).get("median", 0) >= ratio)
+        median = one["rewarm"]["median"]
+        if (most is not None and median > most) or (least is not None and median < least):
+            return False
+        if ratio is None:
+            return True
+        return one["ratio"]["median"] >= ratio if "ratio" in one else None
     return verdict
 
 
@@ -165,10 +175,7 @@ def compared(found, group, label, unit, plain, ours, target="", verdict=None, be
     if not columns[1]:
         return skipped(group, label, found.gone.get(ours[0]) or found.broken or "no round fitted")
     missing = f"plain: not run: {found.gone[plain[0]]}" if plain and plain[0] in found.gone else ""
-    one = row(group, label, unit, *columns, target, verdict, note or missing, better, **detail)
-    if missing and "x" in target:
-        one["reached"] = None  # half of the target cannot be told
-    return one
+    return row(group, label, unit, *columns, target, verdict, note or missing, better, **detail)
 
 
 def told(rows, found):
@@ -183,13 +190,13 @@ def whole(found, group, subject, label):
     return row(group, label, "thaws", [], [subject.checks], "all", subject.checks > 0)
 
 
-def left(found, group, part, label, bare):
+def left(found, group, part, label, bare, target="", verdict=None):
     by_driver = found.column("driver", "held")
     note = f"(the driver's checkpoint leaves {max(by_driver) / MIB:.0f})" if by_driver else ""
     columns = found.column(part, lambda one: one["held"] / MIB)
     if not columns:
         return skipped(group, label, found.gone.get(part) or found.broken or "no round fitted")
-    return row(group, label, "MiB", [bare / MIB] * len(columns), columns, "a context's", at_most((bare + SPARE) / MIB), note, "lower")
+    return row(group, label, "MiB", [bare / MIB] * len(columns), columns, target, verdict, note, "lower")
 
 
 def rate(size, key="seconds"):
@@ -207,8 +214,9 @@ def available():
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
-def need_room(runner, folder, size):
-    free = min(available(), shutil.disk_usage(folder).free)
+def need_memory(size, folder=None):
+    """So much memory, with a tenth to spare; in files of the folder, if one is given."""
+    free = min(available(), shutil.disk_usage(folder).free if folder else size * 2)
     if free < size * 1.1:
         raise Skip(f"{free / 1e9:.0f} GB of memory free, {size * 1.1 / 1e9:.0f} GB needed")
 
@@ -227,7 +235,8 @@ def scaled(runner, full, quick):
 def freeze(runner, seconds):
     """All memory random."""
     size, folder = scaled(runner, 16 * GIB, 4 * GIB), runner.memory_folder()
-    need_room(runner, folder, 2 * size)
+    need_memory(2 * size)
+    need_memory(size, folder)
     ahead, fresh = (os.path.join(folder, name) for name in ("ahead", "fresh"))
     found = Found()
 
@@ -267,27 +276,28 @@ def freeze(runner, seconds):
 def freeze_rows(found, size, bare):
     group, all_of_it = "freeze", f"{size_name(size)}, random"
     yield compared(found, group, f"thaw of {all_of_it}, tmpfs", "GB/s", ("driver", rate(size, "thaw_s")), ("ahead", rate(size, "thaw_s")),
-                   ">= 48 and 6x", at_least(48, 6), "higher", parts=found.values)
+                   ">= 48 and 6x", reached(least=48, ratio=6), "higher", parts=found.values)
     yield compared(found, group, "thaw, the command from start to end", "s", ("driver", "thaw_wall_s"), ("ahead", "thaw_wall_s"))
     yield compared(found, group, f"freeze of {all_of_it}, files made ahead", "s", ("driver", "freeze_s"), ("ahead", "freeze_s"),
-                   "<= 0.6 and 10x", at_most(0.6, 10))
+                   "<= 0.6 and 10x", reached(0.6, ratio=10))
     yield compared(found, group, "freeze, files made ahead, the command from start to end", "s", ("driver", "freeze_wall_s"),
                    ("ahead", "freeze_wall_s"))
     yield compared(found, group, f"freeze, fresh files (plain: {WRITERS} writers without a GPU)", "GB/s", ("writers", rate(size)),
-                   ("fresh", rate(size, "freeze_s")), ">= 90 % of it", at_least(ratio=0.9), "higher")
+                   ("fresh", rate(size, "freeze_s")), ">= 90 % of it", reached(ratio=0.9), "higher")
     yield compared(found, group, "freeze, fresh files (plain: the driver)", "s", ("driver", "freeze_s"), ("fresh", "freeze_s"))
     yield compared(found, group, "room made ahead (--prepare)", "s", None, ("prepare", "seconds"))
     yield compared(found, group, f"second freeze, {CHANGED:.0%} changed", "s", ("driver", "freeze_s"), ("second", "freeze_s"))
     yield compared(found, group, f"bytes that it wrote, {CHANGED:.0%} changed in every allocation", "%", None,
-                   ("second", lambda one: one["freeze"]["stored_bytes"] / one["freeze"]["bytes"] * 100), "<= 2", at_most(2))
-    yield left(found, group, "ahead", "GPU memory left while frozen (plain: a bare context)", bare)
+                   ("second", lambda one: one["freeze"]["stored_bytes"] / one["freeze"]["bytes"] * 100), "<= 2", reached(2))
+    yield left(found, group, "ahead", "GPU memory left while frozen (plain: a bare context)", bare, "a context's",
+               reached((bare + SPARE) / MIB))
 
 
 def freeze_large(runner, seconds):
     """Most of it never written. The driver's side last: it needs host memory for all of it."""
     size, share, folder = scaled(runner, 100 * GIB, 20 * GIB), 0.1, runner.memory_folder()
     target, written = os.path.join(folder, "large"), int(size * share)
-    need_room(runner, folder, written)
+    need_memory(written, folder)
     found = Found()
 
     def do(_, found):
@@ -298,7 +308,7 @@ def freeze_large(runner, seconds):
 
     def last(_, found):
         def checkpoint():
-            need_room(runner, folder, size)
+            need_memory(size)
             return process.by_driver()
         found.part("driver", checkpoint)
     bare = bare_context(runner)
@@ -318,23 +328,24 @@ def freeze_large(runner, seconds):
 
 def large_rows(found, size, share, process, bare):
     group, what = "freeze_large", f"{size_name(size)}, {1 - share:.0%} never written"
-    yield compared(found, group, f"freeze of {what}, tmpfs", "s", ("driver", "freeze_s"), ("fresh", "freeze_s"), "< 1", at_most(1),
+    yield compared(found, group, f"freeze of {what}, tmpfs", "s", ("driver", "freeze_s"), ("fresh", "freeze_s"), "< 1", reached(1),
                    parts=found.values)
-    yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("fresh", "thaw_s"), "< 0.5", at_most(0.5))
+    yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("fresh", "thaw_s"), "< 0.5", reached(0.5))
     yield compared(found, group, "bytes stored (plain: written by the process)", "GB", ("fresh", lambda _: process.live.ready["written"] / 1e9),
-                   ("fresh", lambda one: one["freeze"]["stored_bytes"] / 1e9), "<= 5 % more", lambda one: one["ratio"]["median"] >= 1 / 1.05,
+                   ("fresh", lambda one: one["freeze"]["stored_bytes"] / 1e9), "<= 5 % more", reached(ratio=1 / 1.05),
                    "lower")
     yield compared(found, group, f"what was stored, per second of storing (plain: {WRITERS} writers)", "GB/s",
                    ("writers", lambda one: one["bytes"] / one["seconds"] / 1e9),
                    ("fresh", lambda one: one["freeze"]["stored_bytes"] / one["freeze"]["store_seconds"] / 1e9), better="higher")
-    yield left(found, group, "fresh", "GPU memory left while frozen (plain: a bare context)", bare)
+    yield left(found, group, "fresh", "GPU memory left while frozen (plain: a bare context)", bare, "a context's",
+               reached((bare + SPARE) / MIB))
 
 
 def freeze_transformers(runner, seconds):
     """A model of transformers."""
     folder = runner.memory_folder()
     target = os.path.join(folder, "model-frozen")
-    need_room(runner, folder, 2 * scaled(runner, 16 * GIB, 5 * GIB))
+    need_memory(scaled(runner, 16 * GIB, 5 * GIB), folder)
     found = Found()
 
     def do(_, found):
@@ -351,7 +362,7 @@ def freeze_transformers(runner, seconds):
 
 def transformers_rows(found, ready, bare):
     group, what = "freeze_transformers", f"a Llama of {ready['weights'] / 1e9:.1f} GB"
-    yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("ahead", "thaw_s"), "<= 0.4", at_most(0.4),
+    yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("ahead", "thaw_s"), "<= 0.4", reached(0.4),
                    parts=found.values, ready=ready)
     yield compared(found, group, f"freeze of {what}, files made ahead", "s", ("driver", "freeze_s"), ("ahead", "freeze_s"))
     yield compared(found, group, "the first tokens that it generates afterwards", "s", ("driver", lambda one: one["check"]["generate_s"]),
