@@ -158,7 +158,7 @@ static inline int rewarm_connect_(void) {
     return fd;
 }
 
-/* The value of "response", behind its quote. It is the second key, the body the third. */
+/* The value of "response", behind its quote. Within a string the quotes would be escaped. */
 static inline const char *rewarm_kind_(const char *text) {
     const char *kind = strstr(text, "\"response\":\"");
     return kind ? kind + strlen("\"response\":\"") : "";
@@ -169,9 +169,9 @@ static inline int rewarm_is_(const char *kind, const char *name) {
     return strncmp(kind, name, length) == 0 && kind[length] == '"';
 }
 
-/* The message of an error becomes that of rewarm_error. */
-static inline int rewarm_refused_(const char *kind) {
-    const char *from = strstr(kind, "\"body\":\"");
+/* The body of an error becomes that of rewarm_error. */
+static inline int rewarm_refused_(const char *message) {
+    const char *from = strstr(message, "\"body\":\"");
     char text[1024];
     size_t length = 0;
     if (!from) return rewarm_fail_(REWARM_FAILED, "rewarm refused");
@@ -241,7 +241,7 @@ static inline int rewarm_ask_(const char *request, const char *answer, int patie
         else if (rewarm_is_(kind, answer))
             result = rewarm_fail_(REWARM_OK, "");
         else if (rewarm_is_(kind, "error"))
-            result = rewarm_refused_(kind);
+            result = rewarm_refused_(text);
         else if (!rewarm_is_(kind, "progress"))
             result = rewarm_fail_(REWARM_BROKEN, "rewarm gave an answer to something else");
         free(text);

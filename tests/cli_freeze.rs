@@ -4,10 +4,11 @@
 mod common;
 
 use common::cli::{json, refused, rewarm, stderr};
-use common::repository;
 use common::standin::{RunDir, Standin};
+use common::{Link, app, libraries, repository};
 use rewarm::control::State;
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -354,4 +355,59 @@ fn whoever_interrupts_is_told_that_the_process_goes_on() {
     assert_eq!(output.status.signal(), Some(libc::SIGINT));
     let said = stderr(&output);
     assert!(said.contains("goes on with what was begun"), "{said}");
+}
+
+/// A shell that has started a program under rewarm, which waits.
+struct Holding(Child);
+
+impl Holding {
+    fn start(run_dir: &RunDir, options: &[&str], script: &str) -> Holding {
+        let mut child = rewarm(&["run", "--sim"])
+            .args(options)
+            .args(["--", "sh", "-c", script])
+            .arg(app("holds", Link::Dlopen))
+            .env("REWARM_LIB_DIR", libraries())
+            .env("REWARM_RUN_DIR", &run_dir.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Holding(child)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn processes_under_rewarm_that_cannot_be_frozen_are_told_apart() {
+    let run_dir = RunDir::new();
+    let command = |arguments: &[&str], pid: u32| {
+        let mut command = rewarm(arguments);
+        command.args(["--pid", &pid.to_string()]);
+        command
+    };
+    let freeze = ["freeze", "--to", "/nonexistent/snapshot"];
+    let inert = Holding::start(&run_dir, &["--freezable"], "echo ready; read -r line");
+    refused(
+        &mut command(&freeze, inert.0.id()),
+        1,
+        &["has not used CUDA yet"],
+    );
+    // Found by its own environment, and below the shell by its parent.
+    let holding = Holding::start(&run_dir, &[], "\"$0\" 33554432; true");
+    let shell = holding.0.id();
+    let words = ["was not started with --freezable", "rewarm run --freezable"];
+    let message = refused(command(&freeze, shell).arg("--tree"), 1, &words);
+    assert!(!message.contains(&format!("process {shell} ")), "{message}");
+    let words = ["nor a descendant of it is frozen"];
+    refused(command(&["thaw"], shell).arg("--tree"), 1, &words);
 }

@@ -21,11 +21,11 @@ fn serve(
     run_dir: &RunDir,
     handler: impl Fn(Request, &Reporter) -> Response + Send + Sync + 'static,
 ) -> Server {
-    Server::start(&[run_dir.0.clone()], Arc::new(handler), None).unwrap()
+    Server::start(std::slice::from_ref(&run_dir.0), Arc::new(handler), None).unwrap()
 }
 
 fn connect(run_dir: &RunDir) -> Client {
-    Client::connect(&[run_dir.0.clone()], process::id()).unwrap()
+    Client::connect(std::slice::from_ref(&run_dir.0), process::id()).unwrap()
 }
 
 fn freeze_to(folder: &str) -> Freeze {
@@ -72,7 +72,7 @@ fn gated() -> (
     let (end, ended) = channel();
     let ended: Mutex<Receiver<()>> = Mutex::new(ended);
     let handler = move |request: Request, _: &Reporter| match request {
-        Request::Status => Response::Status(Box::new(ProcessReport::default())),
+        Request::Status => Response::Status(Box::default()),
         _ => {
             ended.lock().unwrap().recv().unwrap();
             Response::Frozen(frozen())
@@ -326,9 +326,7 @@ fn hostile_requests_reach_nobody() {
 #[test]
 fn random_bytes_are_survived() {
     let run_dir = RunDir::new();
-    let server = serve(&run_dir, |_, _| {
-        Response::Status(Box::new(ProcessReport::default()))
-    });
+    let server = serve(&run_dir, |_, _| Response::Status(Box::default()));
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);

@@ -90,8 +90,13 @@ impl Standin {
     }
 
     /// Starts a command that finds this listening as if it did so itself: to its
-    /// peers, a socket belongs to the process that called `listen`.
-    pub fn inside(run_dir: &RunDir, command: &mut Command) -> (Standin, Child) {
+    /// peers, a socket belongs to the process that called `listen`. Some requests are
+    /// refused.
+    pub fn inside(
+        run_dir: &RunDir,
+        command: &mut Command,
+        refusals: &[(&'static str, &'static str)],
+    ) -> (Standin, Child) {
         // SAFETY: has no requirements.
         let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
         assert!(fd >= 0, "{}", io::Error::last_os_error());
@@ -102,6 +107,7 @@ impl Standin {
         unsafe { command.pre_exec(move || listen_as_child(&folder, fd)) };
         let child = command.spawn().expect("the command starts");
         let standin = Standin::new(child.id());
+        standin.0.lock().refusals.extend(refusals);
         standin.clone().answer_all(listener);
         (standin, child)
     }
