@@ -335,7 +335,7 @@ fn wrong_options_are_told_before_anything_is_done() {
     ] {
         refused(&mut tree.command(wrong), 2, &[]);
     }
-    assert_eq!(tree.standins[0].0.lock().asked, [json!(0); 0]);
+    assert!(tree.standins[0].0.lock().asked.is_empty());
 }
 
 #[test]
