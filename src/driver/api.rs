@@ -153,6 +153,8 @@ driver_functions! {
     create = cuMemCreate(handle: *mut CUmemGenericAllocationHandle, bytes: usize, properties: *const CUmemAllocationProp, flags: u64);
     /// Gives up a reference on physical memory.
     release = cuMemRelease(handle: CUmemGenericAllocationHandle);
+    /// Takes one more reference on the physical memory mapped at an address.
+    retain = cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, address: *mut c_void);
     /// Maps physical memory at reserved addresses.
     map = cuMemMap(address: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
     /// Unmaps whole mappings.
@@ -179,4 +181,12 @@ driver_functions! {
     module_function = cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
     /// Puts a kernel on a stream.
     launch = cuLaunchKernel(function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint, block_z: c_uint, shared_bytes: c_uint, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void);
+}
+
+driver_functions! {
+    /// What drivers of CUDA 12.5 and later have for waiting with a time limit.
+    DrainDriver:
+    /// Records all that a context has been given so far, on whatever stream. A
+    /// capture under way in the context is invalidated.
+    record_context = cuCtxRecordEvent(context: CUcontext, event: CUevent);
 }

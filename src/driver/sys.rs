@@ -21,6 +21,7 @@ impl CUresult {
     pub const NOT_INITIALIZED: CUresult = CUresult(3);
     pub const INVALID_CONTEXT: CUresult = CUresult(201);
     pub const NOT_READY: CUresult = CUresult(600);
+    pub const NOT_FOUND: CUresult = CUresult(500);
     pub const CONTEXT_IS_DESTROYED: CUresult = CUresult(709);
     pub const UNKNOWN: CUresult = CUresult(999);
 
@@ -37,6 +38,8 @@ pub type CUdeviceptr = u64;
 pub type CUcontext = *mut c_void;
 pub type CUstream = *mut c_void;
 pub type CUevent = *mut c_void;
+pub type CUgraph = *mut c_void;
+pub type CUgraphNode = *mut c_void;
 pub type CUmodule = *mut c_void;
 pub type CUfunction = *mut c_void;
 /// A reference on physical memory.
@@ -54,6 +57,9 @@ pub const CU_MEM_LOCATION_TYPE_DEVICE: c_int = 1;
 pub const CU_MEM_ACCESS_FLAGS_PROT_NONE: c_int = 0;
 pub const CU_MEM_ACCESS_FLAGS_PROT_READWRITE: c_int = 3;
 pub const CU_MEM_ALLOC_GRANULARITY_MINIMUM: c_int = 0;
+pub const CU_MEM_CREATE_USAGE_TILE_POOL: u16 = 1;
+pub const CU_MEM_CREATE_USAGE_HW_DECOMPRESS: u16 = 2;
+pub const CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED: c_int = 110;
 
 /// Where memory lies.
 #[repr(C)]
@@ -97,8 +103,10 @@ pub const CU_STREAM_CAPTURE_MODE_RELAXED: c_int = 2;
 
 pub const CU_POINTER_ATTRIBUTE_CONTEXT: c_int = 1;
 pub const CU_POINTER_ATTRIBUTE_MEMORY_TYPE: c_int = 2;
+pub const CU_POINTER_ATTRIBUTE_SYNC_MEMOPS: c_int = 6;
 pub const CU_POINTER_ATTRIBUTE_IS_MANAGED: c_int = 8;
 pub const CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: c_int = 9;
+pub const CU_POINTER_ATTRIBUTE_RANGE_SIZE: c_int = 12;
 
 pub const CU_MEMORYTYPE_HOST: c_uint = 1;
 pub const CU_MEMORYTYPE_DEVICE: c_uint = 2;
@@ -107,6 +115,34 @@ pub const CU_MEMORYTYPE_UNIFIED: c_uint = 4;
 
 pub const CU_MEMHOSTREGISTER_PORTABLE: c_uint = 0x01;
 pub const CU_MEMHOSTREGISTER_READ_ONLY: c_uint = 0x08;
+
+pub type CUarray = *mut c_void;
+pub type CUmipmappedArray = *mut c_void;
+pub type CUmemoryPool = *mut c_void;
+
+/// A legacy handle, for other processes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CUipcMemHandle {
+    pub reserved: [c_char; 64],
+}
+
+/// One part of a sparse array, and the physical memory that it gets.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CUarrayMapInfo {
+    pub resource_type: c_int,
+    pub resource: u64,
+    pub subresource_type: c_int,
+    pub subresource: [u64; 4],
+    pub operation: c_int,
+    pub handle_type: c_int,
+    pub handle: CUmemGenericAllocationHandle,
+    pub offset: u64,
+    pub device_mask: c_uint,
+    pub flags: c_uint,
+    pub reserved: [c_uint; 2],
+}
 
 /// First fields of `CUDA_MEMCPY2D_v2`; only pointers to it are passed on.
 #[repr(C)]

@@ -1,6 +1,6 @@
-//! The one table of hooked driver symbols.
+//! The table of driver symbols that have a hook of their own.
 
-/// Calls `$callback!` with every hooked symbol of the driver, one row each:
+/// Calls `$callback!` with every symbol of the driver that has a hook, one row each:
 /// `policy name(argument: type, …);`. All of them return `CUresult`.
 ///
 /// The policy says who replaces the symbol and why:
@@ -12,6 +12,13 @@
 /// | `shaped` | 2D, 3D and batch copies: passed through and counted |
 /// | `context` | life and death of contexts: the prewarmed context, lanes that die with theirs |
 /// | `memory` | allocations: what belongs to a context that stands in for a created one, and where pinned memory lies |
+/// | `mapping` | the application's own physical memory: its handles outlive a freeze |
+/// | `noted` | memory that stays where it is, or that another process has a part in |
+/// | `peers` | peer access, which mapped memory has by device |
+/// | `attributes` | what applications are told of memory that the ledger made |
+/// | `capture` | stream captures, which a freeze must not meet |
+///
+/// The last five are hooked in freezable processes only.
 ///
 /// The rows are written in the core's vocabulary of types; a user of the table
 /// that wants the signatures imports those (`rewarm::driver::sys`).
@@ -76,6 +83,57 @@ macro_rules! for_each_hook {
             memory cuMemAllocHost_v2(address: *mut *mut c_void, bytes: usize);
             memory cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, flags: c_uint);
             memory cuMemFreeHost(address: *mut c_void);
+
+            mapping cuMemCreate(handle: *mut CUmemGenericAllocationHandle, bytes: usize, properties: *const CUmemAllocationProp, flags: u64);
+            mapping cuMemRelease(handle: CUmemGenericAllocationHandle);
+            mapping cuMemMap(address: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
+            mapping cuMemUnmap(address: CUdeviceptr, bytes: usize);
+            mapping cuMemSetAccess(address: CUdeviceptr, bytes: usize, accesses: *const CUmemAccessDesc, count: usize);
+            mapping cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, address: *mut c_void);
+            mapping cuMemGetAllocationPropertiesFromHandle(properties: *mut CUmemAllocationProp, handle: CUmemGenericAllocationHandle);
+            mapping cuMemExportToShareableHandle(shared: *mut c_void, handle: CUmemGenericAllocationHandle, kind: c_int, flags: u64);
+            mapping cuMemImportFromShareableHandle(handle: *mut CUmemGenericAllocationHandle, shared: *mut c_void, kind: c_int);
+            mapping cuMemGetHandleForAddressRange(shared: *mut c_void, address: CUdeviceptr, bytes: usize, kind: c_int, flags: u64);
+            mapping cuMemMapArrayAsync(parts: *mut CUarrayMapInfo, count: c_uint, stream: CUstream);
+            mapping cuMemMapArrayAsync_ptsz(parts: *mut CUarrayMapInfo, count: c_uint, stream: CUstream);
+            mapping cuMulticastBindMem(multicast: CUmemGenericAllocationHandle, multicast_offset: usize, handle: CUmemGenericAllocationHandle, offset: usize, bytes: usize, flags: u64);
+            mapping cuMulticastBindAddr(multicast: CUmemGenericAllocationHandle, multicast_offset: usize, address: CUdeviceptr, bytes: usize, flags: u64);
+
+            noted cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream);
+            noted cuMemAllocAsync_ptsz(address: *mut CUdeviceptr, bytes: usize, stream: CUstream);
+            noted cuMemAllocFromPoolAsync(address: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream);
+            noted cuMemAllocFromPoolAsync_ptsz(address: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream);
+            noted cuMemFreeAsync(address: CUdeviceptr, stream: CUstream);
+            noted cuMemFreeAsync_ptsz(address: CUdeviceptr, stream: CUstream);
+            noted cuMemPoolImportPointer(address: *mut CUdeviceptr, pool: CUmemoryPool, shared: *mut c_void);
+            noted cuIpcGetMemHandle(shared: *mut CUipcMemHandle, address: CUdeviceptr);
+            noted cuIpcOpenMemHandle(address: *mut CUdeviceptr, shared: CUipcMemHandle, flags: c_uint);
+            noted cuIpcOpenMemHandle_v2(address: *mut CUdeviceptr, shared: CUipcMemHandle, flags: c_uint);
+            noted cuIpcCloseMemHandle(address: CUdeviceptr);
+            noted cuArrayCreate_v2(array: *mut CUarray, description: *const c_void);
+            noted cuArray3DCreate_v2(array: *mut CUarray, description: *const c_void);
+            noted cuArrayDestroy(array: CUarray);
+            noted cuMipmappedArrayCreate(array: *mut CUmipmappedArray, description: *const c_void, levels: c_uint);
+            noted cuMipmappedArrayDestroy(array: CUmipmappedArray);
+
+            peers cuCtxEnablePeerAccess(peer: CUcontext, flags: c_uint);
+            peers cuCtxDisablePeerAccess(peer: CUcontext);
+
+            capture cuStreamBeginCapture(stream: CUstream);
+            capture cuStreamBeginCapture_ptsz(stream: CUstream);
+            capture cuStreamBeginCapture_v2(stream: CUstream, mode: c_int);
+            capture cuStreamBeginCapture_v2_ptsz(stream: CUstream, mode: c_int);
+            capture cuStreamBeginCaptureToGraph(stream: CUstream, graph: CUgraph, dependencies: *const CUgraphNode, data: *const c_void, count: usize, mode: c_int);
+            capture cuStreamBeginCaptureToGraph_ptsz(stream: CUstream, graph: CUgraph, dependencies: *const CUgraphNode, data: *const c_void, count: usize, mode: c_int);
+            capture cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph);
+            capture cuStreamEndCapture_ptsz(stream: CUstream, graph: *mut CUgraph);
+            capture cuStreamDestroy(stream: CUstream);
+            capture cuStreamDestroy_v2(stream: CUstream);
+
+            attributes cuMemGetAddressRange_v2(base: *mut CUdeviceptr, bytes: *mut usize, address: CUdeviceptr);
+            attributes cuPointerGetAttribute(value: *mut c_void, attribute: c_int, address: CUdeviceptr);
+            attributes cuPointerGetAttributes(count: c_uint, attributes: *mut c_int, values: *mut *mut c_void, address: CUdeviceptr);
+            attributes cuPointerSetAttribute(value: *const c_void, attribute: c_int, address: CUdeviceptr);
         }
     };
 }

@@ -2,6 +2,7 @@
 //!
 //! Lanes live in a context of the application's and must be gone before it is.
 
+use super::memory::free;
 use crate::contexts::{Contexts, Destroy, Release, Reset};
 use crate::process::{self, Process};
 use crate::real;
@@ -29,7 +30,7 @@ impl Process {
     }
 
     /// The primary context of a device, if it exists.
-    fn primary(&self, device: CUdevice) -> Option<CUcontext> {
+    pub(crate) fn primary(&self, device: CUdevice) -> Option<CUcontext> {
         let (mut flags, mut active) = (0, 0);
         let mut context = ptr::null_mut();
         // SAFETY: out-pointers to locals; the reference is given back at once.
@@ -54,18 +55,34 @@ impl Process {
         }
     }
 
-    fn leave_primary(&self, device: CUdevice) {
-        if let Some(context) = self.primary(device) {
-            self.leave_context(context);
+    /// Makes a call that may end a device's primary context, having left it. What
+    /// was allocated there ends with it.
+    fn end_primary_by(&self, device: CUdevice, end: impl FnOnce() -> CUresult) -> CUresult {
+        let Some(context) = self.primary(device) else {
+            return end();
+        };
+        self.leave_context(context);
+        let result = end();
+        if result.is_ok() && self.primary(device).is_none() {
+            self.context_ended(context);
+        }
+        result
+    }
+
+    /// A context has ended, and with it what was allocated in it.
+    fn context_ended(&self, context: CUcontext) {
+        if let Some(ledger) = &self.ledger {
+            ledger.context_ended(context);
         }
     }
 
     /// The application ends its use of the prewarmed context, and so does rewarm.
     fn end_primary(&self, device: CUdevice, plain: impl FnOnce() -> CUresult) -> CUresult {
-        self.leave_primary(device);
-        let result = plain();
-        self.release_own(device);
-        result
+        self.end_primary_by(device, || {
+            let result = plain();
+            self.release_own(device);
+            result
+        })
     }
 
     /// Gives rewarm's own reference back.
@@ -101,10 +118,7 @@ fn release(device: CUdevice, plain: impl FnOnce() -> CUresult) -> CUresult {
     match comes_to {
         Release::NotHeld => CUresult::INVALID_CONTEXT,
         Release::Plain => plain(),
-        Release::Last => {
-            process.leave_primary(device);
-            plain()
-        }
+        Release::Last => process.end_primary_by(device, plain),
         Release::LastOfBoth => process.end_primary(device, plain),
     }
 }
@@ -116,10 +130,7 @@ fn reset(device: CUdevice, plain: impl FnOnce() -> CUresult) -> CUresult {
     let comes_to = process.contexts.lock().reset(device);
     match comes_to {
         Reset::Nothing => CUresult::SUCCESS,
-        Reset::Plain => {
-            process.leave_primary(device);
-            plain()
-        }
+        Reset::Plain => process.end_primary_by(device, plain),
         Reset::Both => process.end_primary(device, plain),
     }
 }
@@ -157,6 +168,17 @@ pub(super) unsafe extern "C" fn cuDevicePrimaryCtxGetState(
     result
 }
 
+/// Notes the context that a successful call has written to `context`.
+unsafe fn made(context: *mut CUcontext, result: CUresult) -> CUresult {
+    if result.is_ok()
+        && let Some(process) = process::current()
+    {
+        // SAFETY: the driver has just written there.
+        process.contexts.lock().made(unsafe { *context });
+    }
+    result
+}
+
 fn create(
     context: *mut CUcontext,
     flags: c_uint,
@@ -167,7 +189,8 @@ fn create(
         return plain();
     };
     let Some(stand_in) = process.contexts.lock().stand_in(device, flags) else {
-        return plain();
+        // SAFETY: passed on.
+        return unsafe { made(context, plain()) };
     };
     // SAFETY: a context that prewarming holds; the out-pointer is the caller's.
     unsafe {
@@ -211,7 +234,8 @@ pub(super) unsafe extern "C" fn cuCtxCreate_v3(
     if count == 0 && parameters.is_null() {
         create(context, flags, device, plain)
     } else {
-        plain()
+        // SAFETY: passed on.
+        unsafe { made(context, plain()) }
     }
 }
 
@@ -226,7 +250,8 @@ pub(super) unsafe extern "C" fn cuCtxCreate_v4(
     if parameters.is_null() {
         create(context, flags, device, plain)
     } else {
-        plain()
+        // SAFETY: passed on.
+        unsafe { made(context, plain()) }
     }
 }
 
@@ -237,13 +262,19 @@ fn destroy(context: CUcontext, plain: impl FnOnce() -> CUresult) -> CUresult {
     let comes_to = process.contexts.lock().destroy(context);
     match comes_to {
         Destroy::Plain => {
+            process.contexts.lock().going(context);
             process.leave_context(context);
-            plain()
+            let result = plain();
+            if result.is_ok() {
+                process.context_ended(context);
+            }
+            result
         }
         Destroy::Release(device) => {
             process.leave_stand_in(context);
             process.leave_context(context);
             process.release_own(device);
+            process.context_ended(context);
             CUresult::SUCCESS
         }
         Destroy::Free(memory) => {
@@ -266,9 +297,9 @@ impl Process {
     fn free(&self, context: CUcontext, memory: Vec<CUdeviceptr>) {
         self.with_context(context, || {
             for address in memory {
-                // SAFETY: allocated in this context by the application, which
-                // has just given up all of it.
-                let _ = unsafe { self.driver.mem_free(address) };
+                // Allocated in this context by the application, which has just given
+                // up all of it.
+                let _ = free(address);
             }
         });
     }

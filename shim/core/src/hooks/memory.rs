@@ -1,7 +1,10 @@
-//! Allocations: of device memory, noted only while a context stands in for a created
-//! one, and of pinned memory, which may be filled.
+//! Allocations: of device memory, noted while a context stands in for a created one
+//! and made by the ledger in a freezable process, and of pinned memory, which may be
+//! filled.
 
 use super::context::STANDS_IN;
+use super::ledger;
+use crate::ledger::{Kind, Ledger};
 use crate::{process, real};
 use rewarm::driver::sys::*;
 use std::sync::atomic::Ordering;
@@ -20,9 +23,41 @@ unsafe fn noted(result: CUresult, address: *mut CUdeviceptr) -> CUresult {
     result
 }
 
+/// The same, and enters it in the ledger.
+unsafe fn entered(
+    result: CUresult,
+    address: *mut CUdeviceptr,
+    enter: impl FnOnce(&Ledger, CUdeviceptr),
+) -> CUresult {
+    if result.is_ok()
+        && let Some(ledger) = ledger()
+    {
+        // SAFETY: the driver has just written there.
+        enter(ledger, unsafe { *address });
+    }
+    // SAFETY: passed on.
+    unsafe { noted(result, address) }
+}
+
 pub(super) unsafe extern "C" fn cuMemAlloc_v2(address: *mut CUdeviceptr, bytes: usize) -> CUresult {
+    if let Some(ledger) = ledger()
+        && !address.is_null()
+        && let Some(made) = ledger.allocate(bytes)
+    {
+        // SAFETY: the caller's out-pointer.
+        unsafe {
+            *address = made;
+            return noted(CUresult::SUCCESS, address);
+        }
+    }
     // SAFETY: the application's own call.
-    unsafe { noted(real::cuMemAlloc_v2(address, bytes), address) }
+    unsafe {
+        entered(
+            real::cuMemAlloc_v2(address, bytes),
+            address,
+            |ledger, made| ledger.note_plain(made, bytes),
+        )
+    }
 }
 
 pub(super) unsafe extern "C" fn cuMemAllocPitch_v2(
@@ -32,11 +67,24 @@ pub(super) unsafe extern "C" fn cuMemAllocPitch_v2(
     height: usize,
     element: c_uint,
 ) -> CUresult {
-    // SAFETY: the application's own call.
+    if let Some(ledger) = ledger()
+        && !address.is_null()
+        && !pitch.is_null()
+        && let Some((made, bytes)) = ledger.allocate_rows(width, height, element)
+    {
+        // SAFETY: the caller's out-pointers.
+        unsafe {
+            *address = made;
+            *pitch = bytes;
+            return noted(CUresult::SUCCESS, address);
+        }
+    }
+    // SAFETY: the application's own call; on success the driver has written the pitch.
     unsafe {
-        noted(
+        entered(
             real::cuMemAllocPitch_v2(address, pitch, width, height, element),
             address,
+            |ledger, made| ledger.note_plain(made, (*pitch).saturating_mul(height)),
         )
     }
 }
@@ -47,7 +95,13 @@ pub(super) unsafe extern "C" fn cuMemAllocManaged(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the application's own call.
-    unsafe { noted(real::cuMemAllocManaged(address, bytes, flags), address) }
+    unsafe {
+        entered(
+            real::cuMemAllocManaged(address, bytes, flags),
+            address,
+            |ledger, made| ledger.note(made, bytes, Kind::Managed),
+        )
+    }
 }
 
 pub(super) unsafe extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
@@ -56,8 +110,19 @@ pub(super) unsafe extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
     {
         process.contexts.lock().freed(address);
     }
-    // SAFETY: the application's own call.
-    unsafe { real::cuMemFree_v2(address) }
+    free(address)
+}
+
+/// Frees device memory, whoever made it.
+pub(super) fn free(address: CUdeviceptr) -> CUresult {
+    // SAFETY: the driver checks the address.
+    let plain = || unsafe { real::cuMemFree_v2(address) };
+    match ledger() {
+        Some(ledger) => ledger
+            .free(address)
+            .unwrap_or_else(|| ledger.forget(address, plain)),
+        None => plain(),
+    }
 }
 
 /// Notes the pinned memory that a successful allocation has written to `address`.
