@@ -12,6 +12,7 @@
 mod apps;
 pub mod cli;
 mod run;
+pub mod standin;
 pub mod weights;
 
 pub use apps::{Link, app, driver, shared_library, shared_library_as};
