@@ -175,7 +175,7 @@ def compared(found, group, label, unit, plain, ours, target="", verdict=None, be
     if not columns[1]:
         return skipped(group, label, found.gone.get(ours[0]) or found.broken or "no round fitted")
     missing = f"plain: not run: {found.gone[plain[0]]}" if plain and plain[0] in found.gone else ""
-    return row(group, label, unit, *columns, target, verdict, note or missing, better, **detail)
+    return row(group, label, unit, *columns, target, verdict, "; ".join(filter(None, [missing, note])), better, **detail)
 
 
 def told(rows, found):
@@ -197,6 +197,12 @@ def left(found, group, part, label, bare, target="", verdict=None):
     if not columns:
         return skipped(group, label, found.gone.get(part) or found.broken or "no round fitted")
     return row(group, label, "MiB", [bare / MIB] * len(columns), columns, target, verdict, note, "lower")
+
+
+def by(found, part, step, key):
+    """A remark on what looked at the chunks in that step: the GPU or the CPU."""
+    who = sorted({one[step][key] for one in found.values.get(part, [])})
+    return f"({key.replace('_', ' ')} {', '.join(who)})" if who else ""
 
 
 def rate(size, key="seconds"):
@@ -276,10 +282,10 @@ def freeze(runner, seconds):
 def freeze_rows(found, size, bare):
     group, all_of_it = "freeze", f"{size_name(size)}, random"
     yield compared(found, group, f"thaw of {all_of_it}, tmpfs", "GB/s", ("driver", rate(size, "thaw_s")), ("ahead", rate(size, "thaw_s")),
-                   ">= 48 and 6x", reached(least=48, ratio=6), "higher", parts=found.values)
+                   ">= 48 and 6x", reached(least=48, ratio=6), "higher", by(found, "ahead", "thaw", "verified_by"), parts=found.values)
     yield compared(found, group, "thaw, the command from start to end", "s", ("driver", "thaw_wall_s"), ("ahead", "thaw_wall_s"))
     yield compared(found, group, f"freeze of {all_of_it}, files made ahead", "s", ("driver", "freeze_s"), ("ahead", "freeze_s"),
-                   "<= 0.6 and 10x", reached(0.6, ratio=10))
+                   "<= 0.6 and 10x", reached(0.6, ratio=10), note=by(found, "ahead", "freeze", "scanned_by"))
     yield compared(found, group, "freeze, files made ahead, the command from start to end", "s", ("driver", "freeze_wall_s"),
                    ("ahead", "freeze_wall_s"))
     yield compared(found, group, f"freeze, fresh files (plain: {WRITERS} writers without a GPU)", "GB/s", ("writers", rate(size)),
@@ -329,8 +335,9 @@ def freeze_large(runner, seconds):
 def large_rows(found, size, share, process, bare):
     group, what = "freeze_large", f"{size_name(size)}, {1 - share:.0%} never written"
     yield compared(found, group, f"freeze of {what}, tmpfs", "s", ("driver", "freeze_s"), ("fresh", "freeze_s"), "< 1", reached(1),
-                   parts=found.values)
-    yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("fresh", "thaw_s"), "< 0.5", reached(0.5))
+                   note=by(found, "fresh", "freeze", "scanned_by"), parts=found.values)
+    yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("fresh", "thaw_s"), "< 0.5", reached(0.5),
+                   note=by(found, "fresh", "thaw", "verified_by"))
     yield compared(found, group, "bytes stored (plain: written by the process)", "GB", ("fresh", lambda _: process.live.ready["written"] / 1e9),
                    ("fresh", lambda one: one["freeze"]["stored_bytes"] / 1e9), "<= 5 % more", reached(ratio=1 / 1.05),
                    "lower")
@@ -363,7 +370,7 @@ def freeze_transformers(runner, seconds):
 def transformers_rows(found, ready, bare):
     group, what = "freeze_transformers", f"a Llama of {ready['weights'] / 1e9:.1f} GB"
     yield compared(found, group, f"thaw of {what}, tmpfs", "s", ("driver", "thaw_s"), ("ahead", "thaw_s"), "<= 0.4", reached(0.4),
-                   parts=found.values, ready=ready)
+                   note=by(found, "ahead", "thaw", "verified_by"), parts=found.values, ready=ready)
     yield compared(found, group, f"freeze of {what}, files made ahead", "s", ("driver", "freeze_s"), ("ahead", "freeze_s"))
     yield compared(found, group, "the first tokens that it generates afterwards", "s", ("driver", lambda one: one["check"]["generate_s"]),
                    ("ahead", lambda one: one["check"]["generate_s"]), note=f"(before {ready['generate_s']:.2f} s)")

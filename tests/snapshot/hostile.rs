@@ -25,7 +25,11 @@ fn a_snapshot(scratch: &Scratch, rng: &mut Rng) -> PathBuf {
             .freeze(&folder, with_writers(2))
             .unwrap();
         let manifest = snapshot.manifest();
-        if manifest.files.len() == 2 && manifest.chunks.len() <= 8 {
+        let has_discarded = manifest
+            .allocations
+            .iter()
+            .any(|one| !one.discarded.is_empty());
+        if manifest.files.len() == 2 && manifest.chunks.len() <= 8 && has_discarded {
             return folder;
         }
     }
@@ -33,6 +37,12 @@ fn a_snapshot(scratch: &Scratch, rng: &mut Rng) -> PathBuf {
 
 fn manifest_of(folder: &Path) -> PathBuf {
     folder.join("manifest.json")
+}
+
+/// A new file: when one is written over, some file systems go to the disk.
+fn replace(path: &Path, bytes: &[u8]) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
 }
 
 /// A whole manifest with this body and a first line that is right.
@@ -59,7 +69,7 @@ fn every_changed_byte_of_a_manifest_is_found() {
     let folder = a_snapshot(&scratch, rng);
     let text = fs::read(manifest_of(&folder)).unwrap();
     let is_refused = |text: &[u8]| {
-        fs::write(manifest_of(&folder), text).unwrap();
+        replace(&manifest_of(&folder), text);
         Snapshot::open(&folder).is_err()
     };
     for at in 0..text.len() {
@@ -262,7 +272,7 @@ fn kind(found: &Result<Snapshot, SnapshotError>) -> String {
     let words = what.split(|letter: char| !letter.is_ascii_alphabetic());
     words
         .filter(|word| word.len() > 2)
-        .take(3)
+        .take(2)
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -286,7 +296,7 @@ fn whatever_manifest_is_accepted_keeps_the_promises() {
     let mut kinds = BTreeMap::<_, u64>::new();
     for seed in first..first + manifests {
         let case = hostile(&mut Rng::with_seed(seed), &text, &value);
-        fs::write(manifest_of(&folder), case).unwrap();
+        replace(&manifest_of(&folder), &case);
         let repeat = RepeatWith(seed);
         let found = Snapshot::open(&folder);
         *kinds.entry(kind(&found)).or_default() += 1;
