@@ -60,19 +60,21 @@ impl Bars {
 
     pub(super) fn add(&self, name: String) -> Bar {
         let bar = self.0.add(ProgressBar::new_spinner().with_prefix(name));
-        Bar { bar, phase: None }
+        Bar { bar, shown: None }
     }
 }
 
 /// A bar of [`Bars`]. Leaves nothing on the screen.
 pub(super) struct Bar {
     bar: ProgressBar,
-    phase: Option<Phase>,
+    /// The phase, and whether it is counted.
+    shown: Option<(Phase, bool)>,
 }
 
 impl Bar {
     pub(super) fn show(&mut self, progress: Progress) {
-        if self.phase.replace(progress.phase) != Some(progress.phase) {
+        let shown = (progress.phase, progress.total > 0);
+        if self.shown.replace(shown) != Some(shown) {
             self.begin(progress);
         }
         self.bar.set_length(progress.total);

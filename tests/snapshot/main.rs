@@ -8,4 +8,5 @@ mod hostile;
 mod kills;
 mod memory;
 mod room;
+mod steps;
 mod whole;

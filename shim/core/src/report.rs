@@ -1,6 +1,7 @@
 //! The process's report.
 
 use crate::counters::small_total;
+use crate::freezing::Freezing;
 use crate::process::Process;
 use rewarm::control::{
     DeviceReport, MemoryReport, ProcessReport, REPORT_VERSION, SettingsReport, State,
@@ -16,14 +17,17 @@ pub(crate) fn process(process: &Process) -> ProcessReport {
         executable: std::env::current_exe()
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default(),
-        state: State::Active,
+        state: process
+            .freezing
+            .as_ref()
+            .map_or(State::Active, Freezing::state),
         settings: SettingsReport::new(&process.settings, &process.plan, &process.notes),
         context: process.contexts.lock().report(),
         devices: devices(process),
         undirected: process.undirected.report(0).bypassed,
-        memory: MemoryReport {
-            freezable: process.settings.freezable,
-            ..MemoryReport::default()
+        memory: match (&process.freezing, &process.ledger) {
+            (Some(freezing), Some(ledger)) => freezing.report(ledger),
+            _ => MemoryReport::default(),
         },
     }
 }

@@ -4,11 +4,11 @@ use super::outgoing::Leaving;
 use super::{FreezeError, Freezer, Frozen, State, at, watched};
 use crate::gate::{self, Closed};
 use rewarm::config::cpus;
-use rewarm::control::{Freeze, FreezeReport, Phase, Prepare, PrepareReport};
+use rewarm::control::{self, Freeze, FreezeReport, Phase, Prepare, PrepareReport};
 use rewarm::snapshot::{CHUNK_BYTES, Writer, WriterOptions, prepare};
 use std::sync::atomic::AtomicU64;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks whether a capture is over.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
@@ -24,6 +24,7 @@ impl Freezer<'_> {
         if let State::Frozen(frozen) = &*state {
             return Err(FreezeError::Frozen(frozen.snapshot.clone()));
         }
+        let mut under_way = self.freezing.under_way(control::State::Freezing);
         let begun = Instant::now();
         self.refuse_obstacles()?;
         let writer = Writer::create(
@@ -71,9 +72,12 @@ impl Freezer<'_> {
             snapshot: request.to.clone(),
             id: taken.id,
             was_prepared,
-            since: Instant::now(),
         }));
-        self.freezing.past.lock().frozen = Some(report.clone());
+        under_way.then = control::State::Frozen;
+        let mut told = self.freezing.told.lock();
+        told.frozen = Some(report.clone());
+        told.snapshot = Some((request.to.clone(), now()));
+        drop(told);
         Ok(report)
     }
 
@@ -141,4 +145,10 @@ impl Freezer<'_> {
             thread::sleep(CAPTURE_PAUSE);
         }
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |time| time.as_secs())
 }

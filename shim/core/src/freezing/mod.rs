@@ -18,6 +18,7 @@ mod error;
 mod freeze;
 mod incoming;
 mod outgoing;
+mod report;
 mod take_out;
 mod thaw;
 
@@ -26,23 +27,25 @@ pub(crate) use error::FreezeError;
 use crate::gate::Closed;
 use crate::ledger::Ledger;
 use crate::process::Process;
-use crate::report;
 use drain::Drain;
 use parking_lot::Mutex;
-use rewarm::control::{FreezeReport, Phase, Progress, Reporter, Request, Response, ThawReport};
+use rewarm::control::{
+    self, FreezeReport, Phase, Progress, Reporter, Request, Response, ThawReport,
+};
 use rewarm::driver::{DrainDriver, Driver, LookupError, MemoryDriver};
+use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a freezable process needs besides.
 pub(crate) struct Freezing {
     pub(crate) memory: MemoryDriver,
     drain: Drain,
     state: Mutex<State>,
-    /// For the report.
-    past: Mutex<Past>,
+    /// What others are told meanwhile.
+    told: Mutex<Told>,
 }
 
 /// Whether the process runs.
@@ -61,14 +64,39 @@ struct Frozen {
     id: u128,
     /// Whether the folder had room made ahead.
     was_prepared: bool,
-    since: Instant,
 }
 
-/// What was done last.
-#[derive(Default)]
-struct Past {
+/// What the report tells.
+struct Told {
+    state: control::State,
+    /// While frozen: where, and since when, in seconds since 1970.
+    snapshot: Option<(PathBuf, u64)>,
     frozen: Option<FreezeReport>,
     thawed: Option<ThawReport>,
+}
+
+impl Freezing {
+    /// Says that something is under way until what it returns is dropped, and then
+    /// what holds after all.
+    fn under_way(&self, state: control::State) -> UnderWay<'_> {
+        let before = mem::replace(&mut self.told.lock().state, state);
+        UnderWay {
+            told: &self.told,
+            then: before,
+        }
+    }
+}
+
+/// Something is under way.
+struct UnderWay<'a> {
+    told: &'a Mutex<Told>,
+    then: control::State,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.told.lock().state = self.then;
+    }
 }
 
 impl Freezing {
@@ -95,7 +123,12 @@ impl Freezing {
                 events,
             },
             state: Mutex::new(State::Running),
-            past: Mutex::default(),
+            told: Mutex::new(Told {
+                state: control::State::Active,
+                snapshot: None,
+                frozen: None,
+                thawed: None,
+            }),
         })
     }
 }
@@ -138,7 +171,7 @@ impl Freezer<'_> {
                     .discard(asked.address, asked.bytes, asked.discard)?;
                 Response::Discarded
             }
-            Request::Status => Response::Status(Box::new(report::process(self.process))),
+            Request::Status => Response::Status(Box::new(crate::report::process(self.process))),
         })
     }
 

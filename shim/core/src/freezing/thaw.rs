@@ -3,7 +3,7 @@
 
 use super::incoming::Incoming;
 use super::{FreezeError, Freezer, Frozen, State, at};
-use rewarm::control::{Phase, Thaw, ThawReport};
+use rewarm::control::{self, Phase, Thaw, ThawReport};
 use rewarm::driver::sys::CUresult;
 use rewarm::snapshot::Snapshot;
 use std::thread;
@@ -23,6 +23,7 @@ impl Freezer<'_> {
         let State::Frozen(frozen) = &*state else {
             return Err(FreezeError::NotFrozen);
         };
+        let mut under_way = self.freezing.under_way(control::State::Thawing);
         let begun = Instant::now();
         let snapshot = self.open_snapshot(frozen, request)?;
         let waiting = Instant::now();
@@ -42,7 +43,11 @@ impl Freezer<'_> {
         *state = State::Running; // The gate opens.
         report.seconds = begun.elapsed().as_secs_f64() - wait_seconds;
         report.kept = request.keep_snapshot || !is_removed(snapshot, was_prepared);
-        self.freezing.past.lock().thawed = Some(report.clone());
+        under_way.then = control::State::Active;
+        let mut told = self.freezing.told.lock();
+        told.thawed = Some(report.clone());
+        told.snapshot = None;
+        drop(told);
         Ok(report)
     }
 

@@ -1,7 +1,7 @@
 //! Questions about memory.
 
 use super::ledger;
-use crate::ledger::OwnMemory;
+use crate::ledger::{NOWHERE, OwnMemory};
 use crate::real;
 use rewarm::driver::sys::*;
 use std::slice;
@@ -40,13 +40,18 @@ pub(super) unsafe extern "C" fn cuPointerGetAttributes(
     address: CUdeviceptr,
 ) -> CUresult {
     // SAFETY: the application's own call.
-    let result = unsafe { real::cuPointerGetAttributes(count, attributes, values, address) };
+    let plain =
+        |address| unsafe { real::cuPointerGetAttributes(count, attributes, values, address) };
+    let Some(own) = own_memory(address) else {
+        return plain(address);
+    };
+    if !own.is_inside {
+        return plain(NOWHERE);
+    }
+    let result = plain(address);
     if !result.is_ok() {
         return result;
     }
-    let Some(own) = own_memory(address).filter(|own| own.is_inside) else {
-        return result;
-    };
     // SAFETY: the driver has read and written as many.
     let pairs = unsafe {
         let attributes = slice::from_raw_parts(attributes, count as usize);

@@ -6,7 +6,7 @@
 //! address.
 
 use super::Ledger;
-use super::books::{Mapping, Physical, Stay, is_token};
+use super::books::{Mapping, Physical, Stay, is_token, set_access};
 use rewarm::driver::sys::*;
 use rewarm::driver::{CudaError, check};
 
@@ -243,7 +243,7 @@ impl Ledger {
         let mut books = self.books.write();
         for base in books.bases(address, size) {
             if let Some(mapping) = books.mappings.get_mut(&base) {
-                mapping.set_access(rights);
+                set_access(&mut mapping.access, rights);
             }
         }
     }

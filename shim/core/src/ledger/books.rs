@@ -110,20 +110,6 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// Notes what was set; a location is in the list once.
-    pub(super) fn set_access(&mut self, set: &[CUmemAccessDesc]) {
-        for new in set {
-            match self
-                .access
-                .iter_mut()
-                .find(|old| old.location == new.location)
-            {
-                Some(old) => *old = *new,
-                None => self.access.push(*new),
-            }
-        }
-    }
-
     /// Whether a device may read it.
     pub(super) fn is_readable_by(&self, device: CUdevice) -> bool {
         self.access.iter().any(|access| {
@@ -282,5 +268,15 @@ pub(super) fn access(device: CUdevice, flags: c_int) -> CUmemAccessDesc {
     CUmemAccessDesc {
         location: on_device(device),
         flags,
+    }
+}
+
+/// Notes what was set; a location is in the list once.
+pub(super) fn set_access(rights: &mut Vec<CUmemAccessDesc>, set: &[CUmemAccessDesc]) {
+    for new in set {
+        match rights.iter_mut().find(|old| old.location == new.location) {
+            Some(old) => *old = *new,
+            None => rights.push(*new),
+        }
     }
 }

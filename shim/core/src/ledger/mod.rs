@@ -28,6 +28,7 @@ mod report;
 pub(crate) use attributes::OwnMemory;
 pub(crate) use books::Kind;
 pub(crate) use leave::{Block, NotMovable};
+pub(crate) use report::LedgerReport;
 
 use books::Books;
 use own::Model;
@@ -40,6 +41,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Smallest allocation that can leave, in bytes: the granularity of physical memory.
 pub(crate) const LEAST: usize = 2 << 20;
+
+/// An address at which nothing ever is.
+pub(crate) const NOWHERE: CUdeviceptr = 0x10;
 
 /// Device memory of the process.
 pub(crate) struct Ledger {

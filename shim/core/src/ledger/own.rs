@@ -8,7 +8,7 @@
 //! would break captures of other threads.
 
 use super::books::{Mapping, Own, Owner, Physical, access, on_device};
-use super::{LEAST, Ledger};
+use super::{LEAST, Ledger, NOWHERE};
 use rewarm::driver::sys::*;
 use rewarm::driver::{CudaError, check};
 use std::sync::atomic::Ordering;
@@ -19,9 +19,6 @@ pub(super) struct Model {
     properties: super::books::Properties,
     granularity: usize,
 }
-
-/// An address at which nothing ever is.
-const NOWHERE: CUdeviceptr = 0x10;
 
 impl Ledger {
     /// Allocates, if the ledger can: otherwise the driver's own answer is the right

@@ -2,7 +2,7 @@
 //! device.
 
 use super::Ledger;
-use super::books::{Owner, access};
+use super::books::{Owner, access, set_access};
 use rewarm::driver::sys::*;
 
 impl Ledger {
@@ -61,16 +61,23 @@ impl Ledger {
                             .get(&mapping.token)
                             .is_some_and(|physical| physical.device() == device)
                 })
-                .map(|(base, mapping)| (*base, mapping.size, mapping.token))
+                .map(|(base, mapping)| {
+                    let mut rights = mapping.access.clone();
+                    set_access(&mut rights, &[right]);
+                    (*base, mapping.size, mapping.token, rights)
+                })
                 .collect()
         };
-        for (address, size, token) in allocations {
+        for (address, size, token, rights) in allocations {
             // SAFETY: a mapping; one that was freed meanwhile is refused.
-            let set = unsafe { self.memory.set_access(address, size, &right, 1) };
+            let set = unsafe {
+                self.memory
+                    .set_access(address, size, rights.as_ptr(), rights.len())
+            };
             let mut books = self.books.write();
             let entry = books.mappings.get_mut(&address);
             match (set, entry.filter(|mapping| mapping.token == token)) {
-                (Ok(()), Some(mapping)) => mapping.set_access(&[right]),
+                (Ok(()), Some(mapping)) => set_access(&mut mapping.access, &[right]),
                 (Err(error), Some(_)) => {
                     tracing::warn!(%error, address, size, accessor, "peer access was not changed");
                 }

@@ -48,6 +48,25 @@ impl fmt::Display for Obstacle {
     }
 }
 
+impl Kind {
+    /// Its name in the report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Small => "small",
+            Kind::Plain => "plain",
+            Kind::Pool => "pool",
+            Kind::Managed => "managed",
+            Kind::Imported => "imported",
+            Kind::Physical => "shared",
+        }
+    }
+
+    /// Whether a process that has such memory cannot be frozen.
+    pub(crate) fn is_obstacle(self) -> bool {
+        matches!(self, Kind::Managed | Kind::Imported)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -132,10 +151,9 @@ impl Ledger {
     pub(crate) fn obstacles(&self) -> Vec<Obstacle> {
         let report = self.report();
         let books = self.books.read();
-        [Kind::Managed, Kind::Imported]
-            .into_iter()
-            .filter_map(|kind| {
-                let tally = *report.stays.get(&kind)?;
+        let in_the_way = report.stays.iter().filter(|(kind, _)| kind.is_obstacle());
+        in_the_way
+            .filter_map(|(&kind, &tally)| {
                 let first = books.others.iter().find(|(_, other)| other.kind == kind);
                 let address = first.map_or(0, |(address, _)| *address);
                 Some(Obstacle {
