@@ -41,7 +41,7 @@ fn works(live: &mut Live) {
 fn a_stream_that_does_not_drain() {
     let mut live = Live::start(program());
     live.must("busy");
-    not_frozen(&mut live, &["--drain", "0.4"], &["stream"]);
+    not_frozen(&mut live, &["--drain", "0.4"], &["gpu work"]);
     live.must("check");
     live.must("idle");
     works(&mut live);
@@ -65,7 +65,7 @@ fn a_stream_that_drains_in_time() {
 fn a_host_function_that_waits() {
     let mut live = Live::start(program());
     live.must("host");
-    not_frozen(&mut live, &["--drain", "0.4"], &["stream"]);
+    not_frozen(&mut live, &["--drain", "0.4"], &["gpu work"]);
     live.must("check");
     live.must("unhost");
     works(&mut live);
@@ -94,7 +94,7 @@ fn managed_memory() {
 fn memory_of_another_process() {
     let mut live = Live::start(small_program());
     live.must("alloc imported");
-    not_frozen(&mut live, &[], &["import"]);
+    not_frozen(&mut live, &[], &["another process"]);
     live.must("check");
 }
 

@@ -9,6 +9,8 @@ use rewarm::control::{
 };
 use serde::Serialize;
 use serde_json::json;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -68,6 +70,10 @@ pub(super) fn run(args: &FreezeArgs) -> Result<ExitCode> {
         check(process.pid, &process.connect()?.status()?)?;
     }
     explain_interrupts();
+    if args.tree {
+        // The processes make their own folders in it, and say so if it is not there.
+        let _ = DirBuilder::new().mode(0o700).create(&folder);
+    }
     if args.prepare {
         let reports = prepare(args, &folder, &processes)?;
         tell(args, &processes, &reports, describe_room)?;

@@ -179,6 +179,8 @@ static void import(struct block *block)
     if (!fork()) {
         char *arguments[] = {"freeze", "exporter=1", NULL};
         dup2(down[1], 1);
+        /* Memory that can be frozen cannot be shared. */
+        setenv("REWARM_FREEZABLE", "0", 1);
         execv("/proc/self/exe", arguments);
         _exit(1);
     }
