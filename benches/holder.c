@@ -9,10 +9,10 @@
 // Without any memory (--bytes 0) it is a bare context, from which others can be seen coming and going.
 #include "driver.h"
 
-// Words are 32 bits and depend on their place and the seed; seed 0 gives zeroes. `check` adds the number of words that
-// differ to *result.
+// Words are 32 bits and depend on their address and the seed, so that a part can be compared by itself; seed 0 gives
+// zeroes. `check` adds the number of words that differ to *result.
 #define WORD                                                                                                           \
-    "cvt.u32.u64 %r6, %d3; mul.lo.u32 %r7, %r1, 0x9E3779B1; add.u32 %r6, %r6, %r7;\n"                                  \
+    "shr.u64 %d8, %d6, 2; cvt.u32.u64 %r6, %d8; mul.lo.u32 %r7, %r1, 0x9E3779B1; add.u32 %r6, %r6, %r7;\n"                                  \
     "shr.u32 %r7, %r6, 16; xor.b32 %r6, %r6, %r7; mul.lo.u32 %r6, %r6, 0x85EBCA6B;\n"                                  \
     "shr.u32 %r7, %r6, 13; xor.b32 %r6, %r6, %r7; mul.lo.u32 %r6, %r6, 0xC2B2AE35;\n"                                  \
     "shr.u32 %r7, %r6, 16; xor.b32 %r6, %r6, %r7; selp.b32 %r6, 0, %r6, %p2;\n"
@@ -23,7 +23,7 @@
     "mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x; mov.u32 %r5, %nctaid.x;\n"                      \
     "mul.wide.u32 %d3, %r2, %r3; cvt.u64.u32 %d4, %r4; add.u64 %d3, %d3, %d4; mul.wide.u32 %d5, %r5, %r3;\n"
 #define EACH                                                                                                           \
-    "NEXT: setp.ge.u64 %p1, %d3, %d2; @%p1 bra DONE;\n" WORD "shl.b64 %d6, %d3, 2; add.u64 %d6, %d1, %d6;\n"
+    "NEXT: setp.ge.u64 %p1, %d3, %d2; @%p1 bra DONE; shl.b64 %d6, %d3, 2; add.u64 %d6, %d1, %d6;\n" WORD
 
 static const char PTX[] =
     ".version 7.0\n.target sm_75\n.address_size 64\n"
