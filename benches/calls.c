@@ -10,7 +10,7 @@ static const char *const PTX[] = {
 };
 
 static CUdeviceptr device, device_page;
-static CUhandle stream, function, context;
+static CUhandle stream, function, context, event;
 static int value = 42, attribute;
 static unsigned memory_type;
 
@@ -22,6 +22,7 @@ static inline int launch(void) {
 static inline int pointer_device(void) { return cuPointerGetAttribute(&memory_type, 2, device); }
 static inline int get_current(void) { return cuCtxGetCurrent(&context); }
 static inline int query(void) { return cuStreamQuery(NULL); }
+static inline int query_event(void) { return cuEventQuery(event); }
 static inline int copy_sync(void) { return cuMemcpyHtoD(device, &value, 4); }
 static inline int copy_async(void) { return cuMemcpyHtoDAsync(device, &value, 4, stream); }
 static inline int read_sync(void) { return cuMemcpyDtoH(&value, device, 4); }
@@ -42,6 +43,7 @@ static const Kind KINDS[] = {
     {"cuCtxGetCurrent", get_current, 10000, 1},
     {"cuPointerGetAttribute", pointer_device, 10000, 1},
     {"cuStreamQuery", query, 10000, 1},
+    {"cuEventQuery", query_event, 10000, 1},
     {"cuMemcpyHtoD 4 B", copy_sync, 200, 1},
     {"cuMemcpyHtoDAsync 4 B", copy_async, 200, 1},
     {"cuMemcpyDtoH 4 B", read_sync, 200, 4},
@@ -52,9 +54,11 @@ int main(int argc, char **argv) {
     size_t calls = strtoull(option(argc, argv, "--calls", "200000"), NULL, 0);
     const char *only = option(argc, argv, "--only", "");
     driver_open();
-    CK(cuMemAlloc(&device, MIB));
+    CK(cuMemAlloc(&device, 4 * MIB)); // of the size that --freezable makes movable
     CK(cuMemAlloc(&device_page, 512));
     CK(cuStreamCreate(&stream, 1));
+    CK(cuEventCreate(&event, 2));
+    CK(cuEventRecord(event, stream));
     CUhandle module = NULL;
     int code = 1;
     for (size_t i = 0; i < sizeof PTX / sizeof *PTX && code; i++) code = cuModuleLoadData(&module, PTX[i]);

@@ -26,6 +26,9 @@ typedef void *CUhandle;
     X(int, cuStreamCreate, cuStreamCreate, (CUhandle *, unsigned))                                                     \
     X(int, cuStreamSynchronize, cuStreamSynchronize, (CUhandle))                                                       \
     X(int, cuStreamQuery, cuStreamQuery, (CUhandle))                                                                   \
+    X(int, cuEventCreate, cuEventCreate, (CUhandle *, unsigned))                                                       \
+    X(int, cuEventRecord, cuEventRecord, (CUhandle, CUhandle))                                                         \
+    X(int, cuEventQuery, cuEventQuery, (CUhandle))                                                                     \
     X(int, cuModuleLoadData, cuModuleLoadData, (CUhandle *, const void *))                                             \
     X(int, cuModuleGetFunction, cuModuleGetFunction, (CUhandle *, CUhandle, const char *))                             \
     X(int, cuLaunchKernel, cuLaunchKernel,                                                                             \

@@ -5,7 +5,9 @@ import select
 import statistics
 import subprocess
 
+import freezing
 import loading
+import overhead
 from report import at_least, doubted, row, size_name, skipped
 from runner import GIB, KIB, MIB, Skip, evidence, fanned, say
 
@@ -161,39 +163,6 @@ def first(runner, seconds):
               better="lower")
     yield row("first", "the whole script, prewarmed", "s", [r["plain"]["wall_s"] for r in results],
               [r["prewarm"]["wall_s"] for r in results], better="lower")
-
-
-def calls(runner, seconds):
-    quick = runner.options.quick
-    count = 5
-    amount = runner.options.calls or (5000 if runner.options.sim else 40000 if quick else 200000)
-    try:
-        results = runner.pairs([runner.program("calls"), "--calls", str(amount)], 2 if quick else count, seconds, "calls")
-    except Skip as reason:
-        yield skipped("calls", "calls that pass through", str(reason))
-        return
-    for line in results[0]["plain"]["lines"]:
-        name = line["call"]
-        if "skipped" in line:
-            yield skipped("calls", name, line["skipped"])
-            continue
-
-        def values(side, key):
-            return [next(l[key] for l in result[side]["lines"] if l.get("call") == name) for result in results]
-        low = [b - a for a, b in zip(values("plain", "min_ns"), values("rewarm", "min_ns"))]
-        share = line["n"] * line["batch"] * len(results)
-
-        def verdict(one):
-            """None: the typical batch says more than 30 ns, the undisturbed one does not, and plain runs differ as much."""
-            if one["difference"]["median"] <= 30:
-                return True
-            noisy = one["plain"]["max"] - one["plain"]["min"] > 30
-            return None if noisy and one["lowest_difference"]["median"] <= 30 else False
-        one = row("calls", f"{name}, {share / 1e6:g} M calls", "ns", values("plain", "median_ns"), values("rewarm", "median_ns"),
-                  "<= 30 ns more", verdict, better="lower", lowest_difference=spread_of(low))
-        more = one["difference"]
-        one["note"] = ("unclear " if one["reached"] is None else "") + f"({more['median']:+.0f} ns, {more['min']:+.0f} to {more['max']:+.0f}; lowest batches {statistics.median(low):+.0f})"
-        yield one
 
 
 def inert(runner, seconds):
@@ -418,7 +387,7 @@ GROUPS = {
     "loaders": (loading.loaders, 130, 25),
     "load": (loading.load, 45, 15),
     "first": (first, 25, 10),
-    "calls": (calls, 35, 5),
+    "calls": (overhead.calls, 35, 5),
     "inert": (inert, 10, 3),
     "memory": (memory, 5, 5),
     "sweep": (sweep, 70, 10),
@@ -427,4 +396,8 @@ GROUPS = {
     "fewcpus": (loading.few_cpus, 75, 20),
     "slowfs": (loading.slow_file_system, 60, 30),
     "peers": (loading.peers, 230, 60),
+    "freeze": (freezing.freeze, 150, 40),
+    "freeze_large": (freezing.freeze_large, 100, 30),
+    "freeze_transformers": (freezing.freeze_transformers, 100, 60),
+    "freezable": (overhead.freezable, 100, 30),
 }

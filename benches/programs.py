@@ -15,6 +15,10 @@ DRIVER_ONLY = {
     "spawn": ["spawn.c"],
     "slow-fs": ["slow_fs.c"],
     "touch": ["touch.c"],
+    "holder": ["holder.c"],
+    "checkpoint": ["checkpoint.c"],
+    "writers": ["writers.c"],
+    "allocations": ["allocations.c"],
 }
 
 

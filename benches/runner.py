@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SCRATCH = "rewarm-bench-"
-PRELOADED = ("rewarm", "prewarm")
+PRELOADED = ("rewarm", "prewarm", "freezable")
 
 
 class Skip(Exception):
@@ -32,6 +32,16 @@ class Side(NamedTuple):
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def kill_group(child):
+    """Ends a process that leads a group, and the group, if it still runs."""
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait()
 
 
 def remove_stale(folder):
@@ -60,7 +70,7 @@ def json_in(text):
 class Runner:
     def __init__(self, options, library, programs):
         self.options, self.library, self.programs = options, library, programs
-        self.child = None
+        self.child, self.live = None, []
         self.scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
         self.shm = self.disk = None
         self.runtime = None
@@ -72,12 +82,8 @@ class Runner:
         sys.exit(128 + number)  # through atexit
 
     def clean(self):
-        if self.child and self.child.poll() is None:
-            try:
-                os.killpg(self.child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            self.child.wait()
+        for child in filter(None, [self.child, *self.live]):
+            kill_group(child)
         for folder in (self.scratch, self.shm, self.disk):
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -128,6 +134,10 @@ class Runner:
             env["CRIU_CUDA_CONTEXT_POOL"] = "1"
         else:
             env.pop("CRIU_CUDA_CONTEXT_POOL", None)
+        if side == "freezable":
+            env["REWARM_FREEZABLE"] = "1"
+        else:
+            env.pop("REWARM_FREEZABLE", None)
         return env
 
     def once(self, side, command, cpus=None, env=None, timeout=150):

@@ -42,7 +42,7 @@ impl Drop for Folder {
 fn start(folders: &[PathBuf], tick: Option<Tick>) -> Result<Server, ControlError> {
     Server::start(
         folders,
-        Arc::new(|_| Response::Status(Box::new(report()))),
+        Arc::new(|_, _| Response::Status(Box::new(report()))),
         tick,
     )
 }

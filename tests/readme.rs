@@ -70,6 +70,7 @@ fn the_scripts_it_names_are_there() {
         "examples/vllm",
         "examples/transformers",
         "examples/safetensors",
+        "examples/freeze",
     ] {
         assert!(readme.contains(&format!("({example})")), "{example}");
         assert!(

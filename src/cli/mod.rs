@@ -3,15 +3,19 @@
 mod cuda;
 mod doctor;
 mod flags;
+mod fleet;
+mod freeze;
 mod libraries;
 mod load;
 mod prefetch;
 mod preload;
+mod process;
 mod progress;
 mod run;
 mod status;
 mod target;
 mod text;
+mod thaw;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -48,6 +52,8 @@ enum Command {
     Load(load::LoadArgs),
     Prefetch(prefetch::PrefetchArgs),
     Status(status::StatusArgs),
+    Freeze(freeze::FreezeArgs),
+    Thaw(thaw::ThawArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -58,6 +64,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Prefetch(args) => prefetch::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Freeze(args) => freeze::run(&args),
+        Command::Thaw(args) => thaw::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,7 @@
-//! A progress bar, on a terminal only.
+//! Progress bars, on a terminal only.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rewarm::control::{Phase, Progress};
 use std::io::{IsTerminal, stderr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -42,4 +43,72 @@ pub(super) fn during<T>(
     });
     bar.finish_and_clear();
     result
+}
+
+/// One bar for each of several processes, on a terminal only.
+pub(super) struct Bars(MultiProgress);
+
+impl Bars {
+    pub(super) fn new() -> Bars {
+        let target = if stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Bars(MultiProgress::with_draw_target(target))
+    }
+
+    pub(super) fn add(&self, name: String) -> Bar {
+        let bar = self.0.add(ProgressBar::new_spinner().with_prefix(name));
+        Bar { bar, shown: None }
+    }
+}
+
+/// A bar of [`Bars`]. Leaves nothing on the screen.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    /// The phase, and whether it is counted.
+    shown: Option<(Phase, bool)>,
+}
+
+impl Bar {
+    pub(super) fn show(&mut self, progress: Progress) {
+        let shown = (progress.phase, progress.total > 0);
+        if self.shown.replace(shown) != Some(shown) {
+            self.begin(progress);
+        }
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.done);
+    }
+
+    fn begin(&self, progress: Progress) {
+        let template = if progress.total > 0 { PHASE } else { UNCOUNTED };
+        let style = ProgressStyle::with_template(template);
+        self.bar
+            .set_style(style.unwrap_or(ProgressStyle::default_bar()));
+        self.bar.set_message(name(progress.phase));
+        self.bar.reset_eta();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+const PHASE: &str = "{prefix}: {msg} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}";
+const UNCOUNTED: &str = "{prefix}: {msg} {spinner}";
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Preparing => "making room",
+        Phase::Draining => "waiting for calls and streams",
+        Phase::Scanning => "looking for what changed",
+        Phase::Storing => "storing",
+        Phase::Committing => "committing",
+        Phase::Waiting => "waiting for free GPU memory",
+        Phase::Loading => "loading",
+        Phase::Verifying => "verifying",
+    }
 }

@@ -1,20 +1,19 @@
 //! `rewarm status`: what processes did with rewarm so far.
 
+use super::process::Process;
 use super::{print_json, text};
-use anyhow::{Result, bail};
-use rewarm::config::{Settings, run_dirs_of};
+use anyhow::Result;
+use rewarm::config::Settings;
 use rewarm::control::{
-    Client, ContextReport, ControlError, DirectionReport, FillReport, ProcessReport, State, list,
+    Client, ContextReport, DirectionReport, FillReport, MemoryReport, ProcessReport, State, list,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const EXAMPLES: &str = "\
 Without --pid: the processes of this user that use CUDA under rewarm.
@@ -39,7 +38,7 @@ pub(super) struct StatusArgs {
 pub(super) fn run(args: &StatusArgs) -> Result<ExitCode> {
     match args.pid {
         Some(pid) => {
-            let report = ask(pid)?;
+            let report = Process::find(pid)?.connect()?.status()?;
             if args.json {
                 print_json(&report)?
             } else {
@@ -71,110 +70,14 @@ fn ask_all() -> Result<Vec<ProcessReport>> {
         .collect())
 }
 
-fn ask(pid: u32) -> Result<ProcessReport> {
-    let process = Process(PathBuf::from(format!("/proc/{pid}")));
-    if !process.0.exists() {
-        bail!("there is no process {pid}");
-    }
-    let folders = process.run_dirs()?;
-    match Client::connect(&folders, process.own_pid().unwrap_or(pid)) {
-        Ok(client) => Ok(client.status()?),
-        Err(error @ ControlError::NotListening { .. }) => bail!(process.why_silent(pid, &error)),
-        Err(error) => match process.foreign_owner() {
-            Some(uid) => bail!("process {pid} belongs to user {uid}: ask as that user or as root"),
-            None => Err(error.into()),
-        },
-    }
-}
-
-/// A process, by its folder in `/proc`.
-struct Process(PathBuf);
-
-impl Process {
-    /// Where the process would listen, as seen from here.
-    fn run_dirs(&self) -> Result<Vec<PathBuf>> {
-        let mut folders = match self.variable("REWARM_RUN_DIR") {
-            Some(folder) => vec![PathBuf::from(folder)],
-            None => run_dirs_of(self.uid(), self.variable("XDG_RUNTIME_DIR").as_deref()),
-        };
-        if self.is_elsewhere() {
-            let root = self.0.join("root");
-            for folder in &mut folders {
-                *folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
-            }
-        } else {
-            let own = Settings::strict(|name| env::var_os(name))?.run_dirs;
-            folders.extend(
-                own.into_iter()
-                    .filter(|folder| !folders.contains(folder))
-                    .collect::<Vec<_>>(),
-            );
-        }
-        Ok(folders)
-    }
-
-    /// Whether it sees other files than this process: it is in a container.
-    fn is_elsewhere(&self) -> bool {
-        let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
-        let (its, own) = (namespace(&self.0), namespace(Path::new("/proc/self")));
-        its.is_some() && its != own
-    }
-
-    /// Its pid as it sees it itself.
-    fn own_pid(&self) -> Option<u32> {
-        let status = fs::read_to_string(self.0.join("status")).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))?;
-        line.split_whitespace().last()?.parse().ok()
-    }
-
-    fn variable(&self, name: &str) -> Option<OsString> {
-        let environment = fs::read(self.0.join("environ")).ok()?;
-        let value = environment
-            .split(|&byte| byte == 0)
-            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
-        (!value.is_empty()).then(|| OsString::from_vec(value.to_vec()))
-    }
-
-    fn uid(&self) -> u32 {
-        fs::metadata(&self.0).map_or(0, |found| found.uid())
-    }
-
-    /// The user it belongs to, if that is not us and we are not root.
-    fn foreign_owner(&self) -> Option<u32> {
-        let own = fs::metadata("/proc/self").map_or(0, |found| found.uid());
-        (own != 0 && own != self.uid()).then(|| self.uid())
-    }
-
-    fn why_silent(&self, pid: u32, error: &ControlError) -> String {
-        if let Some(uid) = self.foreign_owner() {
-            return format!("process {pid} belongs to user {uid}: ask as that user or as root");
-        }
-        let Ok(maps) = fs::read_to_string(self.0.join("maps")) else {
-            return format!("{error}; whether it runs under rewarm cannot be seen from here");
-        };
-        if maps.contains("/librewarm_core.so") {
-            format!(
-                "{error}; it runs under rewarm, but could make no control socket (see its REWARM_LOG)"
-            )
-        } else if maps.contains("/librewarm.so") {
-            format!(
-                "process {pid} runs under rewarm, but has not used CUDA yet (or REWARM_DISABLE=1 is set)"
-            )
-        } else {
-            format!(
-                "process {pid} runs without rewarm: start it with `rewarm run -- …` or LD_PRELOAD"
-            )
-        }
-    }
-}
-
 fn describe(report: &ProcessReport) -> String {
     let state = match report.state {
         State::Inert => "inert: has not used CUDA",
         State::Active => "active",
         State::Disabled => "disabled",
+        State::Freezing => "being frozen",
+        State::Frozen => "frozen",
+        State::Thawing => "being thawed",
     };
     let name = Path::new(&report.executable)
         .file_name()
@@ -187,6 +90,7 @@ fn describe(report: &ProcessReport) -> String {
     );
     text += &describe_settings(report);
     text += &describe_context(&report.context);
+    text += &describe_memory(&report.memory, SystemTime::now());
     let header = [
         "device",
         "direction",
@@ -254,6 +158,48 @@ fn describe_context(context: &ContextReport) -> String {
     text
 }
 
+/// Nothing is said of memory that was not to be frozen.
+fn describe_memory(memory: &MemoryReport, now: SystemTime) -> String {
+    if !memory.freezable {
+        return String::new();
+    }
+    let amounts = |amounts: &BTreeMap<String, u64>| {
+        let parts: Vec<_> = amounts
+            .iter()
+            .map(|(what, amount)| format!("{what} {}", text::bytes(*amount)))
+            .collect();
+        parts.join(", ")
+    };
+    let mut text = String::new();
+    if let Some(snapshot) = &memory.snapshot {
+        let since = memory.frozen_since.unwrap_or(0);
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        text += &format!(
+            "  frozen for {}: {} in {}\n",
+            text::duration(now.saturating_sub(since)),
+            text::bytes(memory.movable_bytes),
+            snapshot.display()
+        );
+    } else {
+        text += &format!(
+            "  device memory: {} can be frozen",
+            text::bytes(memory.movable_bytes)
+        );
+        if memory.discarded_bytes > 0 {
+            let discarded = text::bytes(memory.discarded_bytes);
+            text += &format!(" ({discarded} of it discarded)");
+        }
+        text += "\n";
+    }
+    if !memory.staying.is_empty() {
+        text += &format!("  stays on the device: {}\n", amounts(&memory.staying));
+    }
+    if !memory.obstacles.is_empty() {
+        text += &format!("  cannot be frozen for: {}\n", amounts(&memory.obstacles));
+    }
+    text
+}
+
 fn row(ordinal: i32, name: &str, direction: &DirectionReport) -> Vec<String> {
     let rate = match direction.fanned_out_copies {
         0 => "-".to_owned(),
@@ -299,6 +245,37 @@ fn reasons(counts: &BTreeMap<String, u64>) -> String {
 mod tests {
     use super::*;
     use rewarm::control::{DeviceReport, SettingsReport};
+
+    #[test]
+    fn memory_that_can_be_frozen_is_told_and_where_it_is() {
+        let now = UNIX_EPOCH + std::time::Duration::from_secs(1_000);
+        let mut memory = MemoryReport {
+            movable_bytes: 3 << 30,
+            ..MemoryReport::default()
+        };
+        assert_eq!(describe_memory(&memory, now), "");
+        memory.freezable = true;
+        memory.discarded_bytes = 1 << 30;
+        memory.staying = BTreeMap::from([("pool".into(), 2 << 20), ("small".into(), 1024)]);
+        memory.obstacles = BTreeMap::from([("managed".into(), 1 << 20)]);
+        assert_eq!(
+            describe_memory(&memory, now),
+            "  device memory: 3 GiB can be frozen (1 GiB of it discarded)\n\
+             \x20 stays on the device: pool 2 MiB, small 1 KiB\n\
+             \x20 cannot be frozen for: managed 1 MiB\n"
+        );
+        memory = MemoryReport {
+            freezable: true,
+            movable_bytes: 3 << 30,
+            snapshot: Some("/snapshots/7".into()),
+            frozen_since: Some(925),
+            ..MemoryReport::default()
+        };
+        assert_eq!(
+            describe_memory(&memory, now),
+            "  frozen for 1 min 15 s: 3 GiB in /snapshots/7\n"
+        );
+    }
 
     #[test]
     fn a_report_is_told_in_full() {

@@ -16,6 +16,55 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// A number of bytes as an option has it: `20G`, `500M`, `1.5GiB`, `4096`. The units
+/// are binary.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 9] = [
+        ("kib", 10),
+        ("mib", 20),
+        ("gib", 30),
+        ("tib", 40),
+        ("k", 10),
+        ("m", 20),
+        ("g", 30),
+        ("t", 40),
+        ("", 0),
+    ];
+    let lower = text.trim().to_ascii_lowercase();
+    let split = |(unit, shift)| Some((lower.strip_suffix(unit)?.trim_end(), shift));
+    let (number, shift) = UNITS.into_iter().find_map(split).unwrap_or((&lower, 0));
+    let is_plain = number
+        .chars()
+        .all(|letter| letter.is_ascii_digit() || letter == '.');
+    let value = number.parse::<f64>().ok().filter(|_| is_plain);
+    let bytes = value.map(|value| value * (1u64 << shift) as f64);
+    match bytes {
+        Some(bytes) if (1.0..u64::MAX as f64).contains(&bytes) => Ok(bytes as u64),
+        _ => Err("must be a size such as 20G, 500M or 1.5GiB".into()),
+    }
+}
+
+/// A number of seconds as an option has it.
+pub(super) fn parse_seconds(text: &str, most: f64) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok();
+    seconds
+        .filter(|seconds| (0.0..=most).contains(seconds))
+        .ok_or_else(|| format!("must be a number of seconds, at most {most}"))
+}
+
+/// So many seconds, in the two units that fit.
+pub(super) fn duration(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    match seconds {
+        0..MINUTE => format!("{seconds} s"),
+        MINUTE..HOUR => format!("{} min {} s", seconds / MINUTE, seconds % MINUTE),
+        HOUR..DAY => format!("{} h {} min", seconds / HOUR, seconds % HOUR / MINUTE),
+        _ => format!("{} d {} h", seconds / DAY, seconds % DAY / HOUR),
+    }
+}
+
 /// A part of a number of bytes, and how much of it that is.
 pub(super) fn share(part: u64, whole: u64) -> String {
     if whole == 0 {
@@ -58,6 +107,37 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(4 << 20), "4 MiB");
         assert_eq!(bytes((8 << 30) + (1 << 29)), "8.5 GiB");
+    }
+
+    #[test]
+    fn sizes_are_read_with_binary_units() {
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("500M"), Ok(500 << 20));
+        assert_eq!(parse_bytes("20g"), Ok(20 << 30));
+        assert_eq!(parse_bytes("1.5 GiB"), Ok(3 << 29));
+        for bad in [
+            "",
+            "G",
+            "-1G",
+            "0",
+            "1e3",
+            "inf",
+            "nan",
+            "5X",
+            "99999999T",
+            "1.2.3",
+            "+1",
+        ] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        assert_eq!(duration(0), "0 s");
+        assert_eq!(duration(75), "1 min 15 s");
+        assert_eq!(duration(7260), "2 h 1 min");
+        assert_eq!(duration(90_000), "1 d 1 h");
     }
 
     #[test]

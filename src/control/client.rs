@@ -2,7 +2,10 @@
 
 use super::protocol::{Request, Response, Versioned};
 use super::socket::{self, Timed};
-use super::{ControlError, ProcessReport, frame};
+use super::{
+    ControlError, Discard, Freeze, FreezeReport, Prepare, PrepareReport, ProcessReport, Progress,
+    Thaw, ThawReport, frame,
+};
 use crate::config::effective_uid;
 use std::fs;
 use std::io;
@@ -14,11 +17,15 @@ use std::time::Duration;
 /// How long a process may take to answer; a stopped one never does.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a process at work may say nothing. It speaks once a second.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// A connection to one process.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
     pid: u32,
+    silence: Duration,
 }
 
 impl Client {
@@ -31,7 +38,13 @@ impl Client {
         for folder in run_dirs {
             let path = socket_path(folder, pid);
             match socket::connect(&path, PATIENCE) {
-                Ok(stream) => return Ok(Client { stream, pid }),
+                Ok(stream) => {
+                    return Ok(Client {
+                        stream,
+                        pid,
+                        silence: SILENCE,
+                    });
+                }
                 Err(error) if is_absence(&error) => {}
                 Err(error) => return Err(ControlError::io("connect to", &path)(error)),
             }
@@ -42,38 +55,147 @@ impl Client {
         })
     }
 
-    /// Asks, and waits for the answer.
-    ///
-    /// # Errors
-    /// If the conversation breaks off or the process refuses.
-    pub fn ask(self, request: Request) -> Result<Response, ControlError> {
-        let pid = self.pid;
-        match self.converse(request) {
-            Ok(Response::Error(message)) => Err(ControlError::Refused { pid, message }),
-            Ok(response) => Ok(response),
-            Err(source) => Err(ControlError::Conversation { pid, source }),
-        }
+    /// Gives a process at work up after such a silence, in place of 30 s.
+    pub fn give_up_after(mut self, silence: Duration) -> Client {
+        self.silence = silence;
+        self
     }
 
     /// Asks for the report.
     ///
     /// # Errors
-    /// As [`Client::ask`].
+    /// If the conversation breaks off or the process refuses.
     pub fn status(self) -> Result<ProcessReport, ControlError> {
-        let pid = self.pid;
         match self.ask(Request::Status)? {
             Response::Status(report) => Ok(*report),
-            other => Err(ControlError::Refused {
-                pid,
-                message: format!("an answer to something else: {other:?}"),
-            }),
+            other => Err(self.unexpected(&other)),
         }
     }
 
-    fn converse(&self, request: Request) -> Result<Response, frame::FrameError> {
+    /// Says what need not survive a freeze, or must after all.
+    ///
+    /// # Errors
+    /// If the conversation breaks off or the process refuses.
+    pub fn discard(self, range: Discard) -> Result<(), ControlError> {
+        match self.ask(Request::Discard(range))? {
+            Response::Discarded => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Makes room for a snapshot, and tells meanwhile how far that is.
+    ///
+    /// # Errors
+    /// As [`Client::freeze`].
+    pub fn prepare(
+        self,
+        request: Prepare,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<PrepareReport, ControlError> {
+        match self.work(Request::Prepare(request), tell)? {
+            Response::Prepared(report) => Ok(report),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Freezes the process, and tells meanwhile how far that is. Takes as long as
+    /// it takes.
+    ///
+    /// # Errors
+    /// If the process refuses or fails: then it goes on as before. If the
+    /// conversation breaks off or the process falls silent, what became of it is
+    /// not known.
+    pub fn freeze(
+        self,
+        request: Freeze,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<FreezeReport, ControlError> {
+        match self.work(Request::Freeze(request), tell)? {
+            Response::Frozen(report) => Ok(report),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Thaws the process, and tells meanwhile how far that is. Takes as long as it
+    /// takes.
+    ///
+    /// # Errors
+    /// If the process refuses or fails: then it stays frozen. If the conversation
+    /// breaks off or the process falls silent, what became of it is not known.
+    pub fn thaw(
+        self,
+        request: Thaw,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<ThawReport, ControlError> {
+        match self.work(Request::Thaw(request), tell)? {
+            Response::Thawed(report) => Ok(report),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// What is answered at once.
+    fn ask(&self, request: Request) -> Result<Response, ControlError> {
         let mut timed = Timed::new(&self.stream, PATIENCE);
-        frame::write(&mut timed, &Versioned::new(request))?;
-        Ok(frame::read::<Versioned<Response>>(&mut timed)?.message)
+        frame::write(&mut timed, &Versioned::new(request))
+            .and_then(|()| frame::read(&mut timed))
+            .map_err(|source| self.broken_off(source))
+            .and_then(|answer| self.accepted(answer))
+    }
+
+    /// What takes long.
+    fn work(
+        &self,
+        request: Request,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Response, ControlError> {
+        frame::write(
+            &mut Timed::new(&self.stream, PATIENCE),
+            &Versioned::new(request),
+        )
+        .map_err(|source| self.broken_off(source))?;
+        loop {
+            let answer = frame::read(&mut Timed::new(&self.stream, self.silence));
+            match self.accepted(answer.map_err(|source| self.given_up(source))?)? {
+                Response::Progress(progress) => tell(progress),
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    fn accepted(&self, answer: Versioned<Response>) -> Result<Response, ControlError> {
+        match answer.message {
+            Response::Error(message) => Err(ControlError::Refused {
+                pid: self.pid,
+                message,
+            }),
+            response => Ok(response),
+        }
+    }
+
+    fn given_up(&self, source: frame::FrameError) -> ControlError {
+        match source {
+            frame::FrameError::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+                ControlError::Silent {
+                    pid: self.pid,
+                    seconds: self.silence.as_secs(),
+                }
+            }
+            source => self.broken_off(source),
+        }
+    }
+
+    fn broken_off(&self, source: frame::FrameError) -> ControlError {
+        ControlError::Conversation {
+            pid: self.pid,
+            source,
+        }
+    }
+
+    fn unexpected(&self, response: &Response) -> ControlError {
+        ControlError::Refused {
+            pid: self.pid,
+            message: format!("an answer to something else: {response:?}"),
+        }
     }
 }
 

@@ -47,6 +47,16 @@ pub enum ControlError {
         /// How.
         source: FrameError,
     },
+    /// A process at work says at least once a second how far it is.
+    #[error(
+        "process {pid} has said nothing for {seconds} s: it may be stopped; `rewarm status` tells what became of it"
+    )]
+    Silent {
+        /// The process asked.
+        pid: u32,
+        /// How long was waited for a word, in seconds.
+        seconds: u64,
+    },
     /// The process answered that it cannot.
     #[error("process {pid} refused: {message}")]
     Refused {

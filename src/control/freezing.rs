@@ -1,12 +1,16 @@
 //! What is asked and told of freezing and thawing.
 
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Longest path that the kernel takes, in bytes, with its zero.
+const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 
 /// Takes all device memory that can leave out of the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Freeze {
-    /// Folder of the snapshot, absolute. Made if it is not there.
+    /// Folder of the snapshot, absolute. Made if it is not there, with its parents.
     pub to: PathBuf,
     /// Longest wait for calls and streams to end, in seconds.
     pub drain_seconds: f64,
@@ -15,11 +19,27 @@ pub struct Freeze {
     pub budget_bytes: Option<u64>,
 }
 
+impl Freeze {
+    /// Longest [`Freeze::drain_seconds`]: a day.
+    pub const MAX_DRAIN_SECONDS: f64 = 86_400.0;
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        check_path("to", &self.to)?;
+        check_seconds("drain_seconds", self.drain_seconds, Self::MAX_DRAIN_SECONDS)
+    }
+}
+
 /// Makes room for a snapshot ahead of a freeze, while the process goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prepare {
-    /// Folder of the snapshot, absolute. Made if it is not there.
+    /// Folder of the snapshot, absolute. Made if it is not there, with its parents.
     pub to: PathBuf,
+}
+
+impl Prepare {
+    pub(super) fn check(&self) -> Result<(), String> {
+        check_path("to", &self.to)
+    }
 }
 
 /// Brings the device memory back.
@@ -37,6 +57,18 @@ pub struct Thaw {
     pub wait_seconds: f64,
     /// Which allocations come back first.
     pub order: Order,
+}
+
+impl Thaw {
+    /// Longest [`Thaw::wait_seconds`], for those who wait as long as it takes.
+    pub const MAX_WAIT_SECONDS: f64 = 1e9;
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if let Some(from) = &self.from {
+            check_path("from", from)?;
+        }
+        check_seconds("wait_seconds", self.wait_seconds, Self::MAX_WAIT_SECONDS)
+    }
 }
 
 /// Which allocations come back first.
@@ -64,8 +96,49 @@ pub struct Discard {
     pub discard: bool,
 }
 
+impl Discard {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.bytes == 0 {
+            Err("discard: no bytes".into())
+        } else if self.address.checked_add(self.bytes).is_none() {
+            Err("discard: the range goes beyond the address space".into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn check_path(name: &str, path: &Path) -> Result<(), String> {
+    let bytes = path.as_os_str().as_bytes();
+    if !path.is_absolute() {
+        Err(format!(
+            "{name}: {} is not an absolute path",
+            path.display()
+        ))
+    } else if bytes.len() >= LONGEST_PATH {
+        Err(format!(
+            "{name}: the path is longer than {LONGEST_PATH} bytes"
+        ))
+    } else if bytes.contains(&0) {
+        Err(format!("{name}: the path has a zero byte in it"))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_seconds(name: &str, seconds: f64, most: f64) -> Result<(), String> {
+    // Not a number is in no range.
+    if (0.0..=most).contains(&seconds) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{name}: {seconds} is not between 0 and {most} seconds"
+        ))
+    }
+}
+
 /// How far a freeze or thaw is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// What is being done.
     pub phase: Phase,

@@ -2,7 +2,7 @@
 //!
 //! Each process listens on a socket of its own, `<run dir>/<pid>.sock`
 //! ([`Server`]); the command line asks ([`Client`]). Messages are JSON behind a
-//! length ([`frame`]). A report can also be kept in a file ([`StatsFile`]).
+//! length ([`frame`]). What takes long is told as it goes ([`Reporter`]). A report can also be kept in a file ([`StatsFile`]).
 
 mod bypass;
 mod client;
@@ -14,6 +14,7 @@ mod report;
 mod server;
 mod socket;
 mod stats_file;
+mod work;
 
 pub use crate::descriptors::out_of_the_way;
 pub use bypass::Bypass;
@@ -24,3 +25,4 @@ pub use protocol::{PROTOCOL_VERSION, Request, Response};
 pub use report::*;
 pub use server::{Handler, Server, Tick};
 pub use stats_file::StatsFile;
+pub use work::Reporter;

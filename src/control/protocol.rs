@@ -26,6 +26,29 @@ pub enum Request {
     Discard(Discard),
 }
 
+impl Request {
+    /// What is done, if it takes long: progress is told before the answer.
+    pub(super) fn long_work(&self) -> Option<&'static str> {
+        match self {
+            Request::Status | Request::Discard(_) => None,
+            Request::Prepare(_) => Some("a preparation"),
+            Request::Freeze(_) => Some("a freeze"),
+            Request::Thaw(_) => Some("a thaw"),
+        }
+    }
+
+    /// What is wrong with its values. They come from another process.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Request::Status => Ok(()),
+            Request::Prepare(prepare) => prepare.check(),
+            Request::Freeze(freeze) => freeze.check(),
+            Request::Thaw(thaw) => thaw.check(),
+            Request::Discard(discard) => discard.check(),
+        }
+    }
+}
+
 /// What it answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "response", content = "body", rename_all = "snake_case")]
@@ -71,18 +94,19 @@ struct VersionOnly {
 }
 
 /// Understands a request, or says why not.
-pub(super) fn understand(bytes: &[u8]) -> Result<Request, Response> {
-    let refuse = Response::Error;
+pub(super) fn understand(bytes: &[u8]) -> Result<Request, String> {
     let VersionOnly { version } =
-        serde_json::from_slice(bytes).map_err(|error| refuse(format!("not a request: {error}")))?;
+        serde_json::from_slice(bytes).map_err(|error| format!("not a request: {error}"))?;
     if version != PROTOCOL_VERSION {
-        return Err(refuse(format!(
+        return Err(format!(
             "the request speaks version {version} of the protocol, this process version {PROTOCOL_VERSION}"
-        )));
+        ));
     }
-    serde_json::from_slice::<Versioned<Request>>(bytes)
-        .map(|request| request.message)
-        .map_err(|error| refuse(format!("unknown request: {error}")))
+    let request = serde_json::from_slice::<Versioned<Request>>(bytes)
+        .map_err(|error| format!("unknown request: {error}"))?
+        .message;
+    request.check()?;
+    Ok(request)
 }
 
 #[cfg(test)]
@@ -90,10 +114,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        match understand(text.as_bytes()) {
-            Err(Response::Error(message)) => message,
-            other => panic!("{other:?}"),
-        }
+        understand(text.as_bytes()).unwrap_err()
     }
 
     #[test]
@@ -115,5 +136,48 @@ mod tests {
         assert!(refusal(r#"{"version":1,"request":"explode"}"#).contains("unknown request"));
         assert!(refusal("[]").contains("not a request"));
         assert!(refusal("").contains("not a request"));
+    }
+
+    #[test]
+    fn a_response_names_itself_before_its_body() {
+        let text = serde_json::to_string(&Versioned::new(Response::Error("no".into()))).unwrap();
+        assert_eq!(text, r#"{"version":1,"response":"error","body":"no"}"#);
+    }
+
+    #[test]
+    fn keys_that_came_later_have_defaults() {
+        let text = r#"{"version":1,"request":"freeze","to":"/x","drain_seconds":1.5}"#;
+        let freeze = Freeze {
+            to: "/x".into(),
+            drain_seconds: 1.5,
+            budget_bytes: None,
+        };
+        assert_eq!(understand(text.as_bytes()), Ok(Request::Freeze(freeze)));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_a_reason() {
+        let freeze = |to: &str, drain: &str| {
+            refusal(&format!(
+                r#"{{"version":1,"request":"freeze","to":"{to}","drain_seconds":{drain}}}"#
+            ))
+        };
+        assert!(freeze("x/y", "1").contains("absolute"));
+        assert!(freeze("", "1").contains("absolute"));
+        assert!(freeze(&format!("/{}", "x".repeat(5000)), "1").contains("longer than"));
+        assert!(freeze("/a\\u0000b", "1").contains("zero byte"));
+        for drain in ["-1", "1e10"] {
+            assert!(freeze("/x", drain).contains("drain_seconds"), "{drain}");
+        }
+        for drain in ["1e999", "null", "NaN", "\"1\""] {
+            freeze("/x", drain);
+        }
+        let discard = |address: u64, bytes: u64| {
+            refusal(&format!(
+                r#"{{"version":1,"request":"discard","address":{address},"bytes":{bytes},"discard":true}}"#
+            ))
+        };
+        assert!(discard(4096, 0).contains("no bytes"));
+        assert!(discard(u64::MAX, 2).contains("address space"));
     }
 }

@@ -3,9 +3,11 @@
 //! The keys are part of the interface: scripts read them. A key may be added;
 //! none changes its meaning without [`REPORT_VERSION`] going up.
 
+use super::{FreezeReport, ThawReport};
 use crate::config::{LanePlan, Note, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Version of the report's keys.
 pub const REPORT_VERSION: u32 = 1;
@@ -33,6 +35,9 @@ pub struct ProcessReport {
     /// Calls passed through that belong to no direction (device to device,
     /// unified copies too small to look at), by reason.
     pub undirected: BTreeMap<String, u64>,
+    /// Device memory, and what freezing did with it.
+    #[serde(default)]
+    pub memory: MemoryReport,
 }
 
 /// Life-cycle state of the preloaded library.
@@ -46,6 +51,36 @@ pub enum State {
     Active,
     /// Switched off, by a setting or because something that rewarm needs is missing.
     Disabled,
+    /// A freeze is under way.
+    Freezing,
+    /// The device memory is in a snapshot; calls of CUDA wait.
+    Frozen,
+    /// A thaw is under way.
+    Thawing,
+}
+
+/// Device memory of the application's, and what freezing did with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryReport {
+    /// Whether the process was started with `--freezable`.
+    pub freezable: bool,
+    /// Bytes that a freeze takes out (while frozen: that it took out).
+    pub movable_bytes: u64,
+    /// Of those: bytes that the application has discarded.
+    pub discarded_bytes: u64,
+    /// Bytes that a freeze leaves with the driver, by reason.
+    pub staying: BTreeMap<String, u64>,
+    /// Bytes that make a freeze impossible, by kind.
+    pub obstacles: BTreeMap<String, u64>,
+    /// Folder of the snapshot, while frozen.
+    pub snapshot: Option<PathBuf>,
+    /// When it was frozen, in seconds since 1970, while frozen.
+    pub frozen_since: Option<u64>,
+    /// What the last freeze came to.
+    pub last_freeze: Option<FreezeReport>,
+    /// What the last thaw came to.
+    pub last_thaw: Option<ThawReport>,
 }
 
 /// Settings in force in a process.
@@ -150,4 +185,17 @@ pub struct DirectionReport {
     pub gb_per_s: f64,
     /// Copies passed to the driver, by reason.
     pub bypassed: BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_from_before_there_was_freezing_reads() {
+        let mut report = serde_json::to_value(ProcessReport::default()).unwrap();
+        report.as_object_mut().unwrap().remove("memory").unwrap();
+        let read: ProcessReport = serde_json::from_value(report).unwrap();
+        assert_eq!(read, ProcessReport::default());
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::protocol::{Request, Response, Versioned, understand};
 use super::socket::{self, Listener, Timed, Wait};
+use super::work::{Reporter, Work};
 use super::{ControlError, frame};
 use crate::config::effective_uid;
 use crate::lanes::SignalsBlocked;
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{io, process};
 
-/// How long a client may take, in all.
+/// How long a client may take to ask, and to take a short answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often [`Tick`] runs.
@@ -24,8 +25,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// static variables of all loaded libraries there too.
 const STACK: usize = 256 << 10;
 
-/// Answers requests, on the control thread.
-pub type Handler = dyn Fn(Request) -> Response + Send + Sync;
+/// Answers requests: those that take long on a thread of their own, one at a time;
+/// the others on the control thread.
+pub type Handler = dyn Fn(Request, &Reporter) -> Response + Send + Sync;
 
 /// Runs every second, on the control thread.
 pub type Tick = Box<dyn Fn() + Send>;
@@ -33,7 +35,8 @@ pub type Tick = Box<dyn Fn() + Send>;
 /// The control socket of this process.
 ///
 /// One thread serves it, with all signals blocked. Without a [`Tick`] it sleeps
-/// until somebody connects.
+/// until somebody connects. What takes long ([`Request::Freeze`] and its like)
+/// runs beside it, and goes on if the client or the server goes away.
 pub struct Server {
     /// Shared with the thread.
     listener: Arc<Listener>,
@@ -72,7 +75,7 @@ impl Server {
         let thread = thread::Builder::new()
             .name("rewarm-control".into())
             .stack_size(STACK)
-            .spawn(move || serve(&shared, &*handler, tick));
+            .spawn(move || serve(&shared, &Work::new(handler), tick));
         if let Err(error) = thread {
             let _ = fs::remove_file(&path);
             return Err(ControlError::Thread(error));
@@ -145,7 +148,7 @@ fn prepare(folder: &Path) -> Result<(), ControlError> {
     })
 }
 
-fn serve(listener: &Listener, handler: &Handler, tick: Option<Tick>) {
+fn serve(listener: &Listener, work: &Work, tick: Option<Tick>) {
     let mut next = Instant::now() + TICK;
     loop {
         let left = tick
@@ -153,7 +156,7 @@ fn serve(listener: &Listener, handler: &Handler, tick: Option<Tick>) {
             .map(|_| next.saturating_duration_since(Instant::now()));
         match listener.wait(left) {
             Wait::Closed => return,
-            Wait::Client => attend(listener, handler),
+            Wait::Client => attend(listener, work),
             Wait::Nothing => {}
         }
         if let Some(tick) = &tick
@@ -165,10 +168,10 @@ fn serve(listener: &Listener, handler: &Handler, tick: Option<Tick>) {
     }
 }
 
-fn attend(listener: &Listener, handler: &Handler) {
+fn attend(listener: &Listener, work: &Work) {
     match listener.accept() {
         // What goes wrong is the client's to report.
-        Ok(client) => drop(answer(&client, handler)),
+        Ok(client) => drop(answer(&client, work)),
         // Out of descriptors, say: the client stays in the queue, and asking
         // again at once would only burn time.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => thread::sleep(TICK),
@@ -176,13 +179,22 @@ fn attend(listener: &Listener, handler: &Handler) {
     }
 }
 
-fn answer(client: &UnixStream, handler: &Handler) -> Result<(), frame::FrameError> {
+fn answer(client: &UnixStream, work: &Work) -> Result<(), frame::FrameError> {
     let uid = socket::peer_uid(client)?;
     if uid != 0 && uid != effective_uid() {
         return Ok(());
     }
     let mut timed = Timed::new(client, PATIENCE);
     let request = frame::read_bytes(&mut timed)?;
-    let response = understand(&request).map_or_else(|refusal| refusal, handler);
+    let response = match understand(&request) {
+        Ok(request) => match request.long_work() {
+            Some(name) => match work.begin(name, request, client) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => Response::Error(refusal),
+            },
+            None => work.answer(request),
+        },
+        Err(refusal) => Response::Error(refusal),
+    };
     frame::write(&mut timed, &Versioned::new(response))
 }

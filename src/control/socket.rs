@@ -2,8 +2,8 @@
 
 use crate::descriptors::out_of_the_way;
 use std::io::{self, Read, Write};
-use std::mem::{MaybeUninit, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::mem::{ManuallyDrop, MaybeUninit, zeroed};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -69,13 +69,54 @@ pub(super) fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     }
 }
 
-/// A listening socket in a process that may close any descriptor it did not
-/// open itself, and then use its number for something else.
+/// A descriptor in a process that may close any descriptor it did not open
+/// itself, and then use its number for something else.
 #[derive(Debug)]
-pub(super) struct Listener {
-    fd: RawFd,
+pub(super) struct Guarded<T: AsRawFd> {
+    file: ManuallyDrop<T>,
     identity: Option<(u64, u64)>,
 }
+
+impl<T: AsRawFd + From<OwnedFd> + Into<OwnedFd>> Guarded<T> {
+    /// Moves it out of the application's way, too.
+    pub(super) fn new(file: T) -> Guarded<T> {
+        let file = T::from(out_of_the_way(file.into()));
+        Guarded {
+            identity: identity(file.as_raw_fd()),
+            file: ManuallyDrop::new(file),
+        }
+    }
+}
+
+impl<T: AsRawFd> Guarded<T> {
+    /// The file, if the number still stands for it.
+    pub(super) fn get(&self) -> Option<&T> {
+        let is_ours = self.identity.is_some() && identity(self.fd()) == self.identity;
+        is_ours.then(|| &*self.file)
+    }
+
+    fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Closes the descriptor. A socket goes on in processes that share it.
+    pub(super) fn close(&self) {
+        if self.get().is_some() {
+            // SAFETY: our own open descriptor; nobody uses it any more.
+            unsafe { libc::close(self.fd()) };
+        }
+    }
+}
+
+impl<T: AsRawFd> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Listener(Guarded<UnixListener>);
 
 /// What [`Listener::wait`] saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,26 +132,16 @@ pub(super) enum Wait {
 impl Listener {
     pub(super) fn new(listener: UnixListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
-        let fd = out_of_the_way(listener.into()).into_raw_fd();
-        Ok(Listener {
-            fd,
-            identity: identity(fd),
-        })
+        Ok(Listener(Guarded::new(listener)))
     }
 
     /// Waits for a client, for as long as it takes without a limit.
     pub(super) fn wait(&self, limit: Option<Duration>) -> Wait {
-        let mut poll = libc::pollfd {
-            fd: self.fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
         let limit = limit.map_or(-1, |limit| limit.as_millis().min(1 << 30) as libc::c_int);
-        // SAFETY: one valid entry.
-        let ready = unsafe { libc::poll(&mut poll, 1, limit) };
-        if !self.is_ours() || poll.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
+        let (ready, found) = poll(self.0.fd(), libc::POLLIN, limit);
+        if self.0.get().is_none() || found & (libc::POLLHUP | libc::POLLERR) != 0 {
             Wait::Closed
-        } else if ready > 0 {
+        } else if ready {
             Wait::Client
         } else {
             Wait::Nothing
@@ -120,7 +151,7 @@ impl Listener {
     /// Takes a client off the queue.
     pub(super) fn accept(&self) -> io::Result<UnixStream> {
         // SAFETY: no address is asked for.
-        let fd = unsafe { libc::accept4(self.fd, null_mut(), null_mut(), libc::SOCK_CLOEXEC) };
+        let fd = unsafe { libc::accept4(self.0.fd(), null_mut(), null_mut(), libc::SOCK_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -130,29 +161,51 @@ impl Listener {
 
     /// Wakes a [`Listener::wait`], and ends the service for all who share it.
     pub(super) fn shut_down(&self) {
-        if self.is_ours() {
+        if let Some(listener) = self.0.get() {
             // SAFETY: our own open descriptor.
-            unsafe { libc::shutdown(self.fd, libc::SHUT_RDWR) };
+            unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
         }
-    }
-
-    fn is_ours(&self) -> bool {
-        self.identity.is_some() && identity(self.fd) == self.identity
     }
 
     /// Closes the descriptor. The socket goes on in processes that share it.
     pub(super) fn close(&self) {
-        if self.is_ours() {
-            // SAFETY: our own open descriptor; nobody uses it any more.
-            unsafe { libc::close(self.fd) };
-        }
+        self.0.close();
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.close();
+/// What the other end of a connection that is only written to would do with a
+/// message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A small message fits, and leaves room for more.
+    Ready,
+    /// It has not read for long.
+    Full,
+    /// It is gone, or the descriptor is no longer ours.
+    Gone,
+}
+
+pub(super) fn reach(client: &Guarded<UnixStream>) -> Reach {
+    let (_, found) = poll(client.fd(), libc::POLLOUT, 0);
+    if client.get().is_none() || found & (libc::POLLHUP | libc::POLLERR) != 0 {
+        Reach::Gone
+    } else if found & libc::POLLOUT != 0 {
+        Reach::Ready
+    } else {
+        Reach::Full
     }
+}
+
+/// Whether something happened within so many milliseconds (negative: no limit), and what.
+fn poll(fd: RawFd, events: libc::c_short, limit: libc::c_int) -> (bool, libc::c_short) {
+    let mut entry = libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    };
+    // SAFETY: one valid entry.
+    let ready = unsafe { libc::poll(&mut entry, 1, limit) };
+    (ready > 0, entry.revents)
 }
 
 /// Tells one open file from another: device and inode.

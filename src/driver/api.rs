@@ -182,3 +182,11 @@ driver_functions! {
     /// Puts a kernel on a stream.
     launch = cuLaunchKernel(function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint, block_z: c_uint, shared_bytes: c_uint, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void);
 }
+
+driver_functions! {
+    /// What drivers of CUDA 12.5 and later have for waiting with a time limit.
+    DrainDriver:
+    /// Records all that a context has been given so far, on whatever stream. A
+    /// capture under way in the context is invalidated.
+    record_context = cuCtxRecordEvent(context: CUcontext, event: CUevent);
+}

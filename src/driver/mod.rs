@@ -8,5 +8,5 @@ mod api;
 mod error;
 pub mod sys;
 
-pub use api::{Driver, LookupError, MemoryDriver};
+pub use api::{DrainDriver, Driver, LookupError, MemoryDriver};
 pub use error::{CudaError, Result, check};

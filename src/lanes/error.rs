@@ -13,6 +13,9 @@ pub enum LaneError {
     /// Staging memory could not be reserved or populated.
     #[error("no staging memory: {0}")]
     Staging(#[from] std::io::Error),
+    /// Who was to take the bytes did not.
+    #[error(transparent)]
+    NotTaken(Box<dyn std::error::Error + Send + Sync>),
     /// A file could not be read.
     #[error(transparent)]
     Pages(#[from] PageError),

@@ -3,11 +3,13 @@
 use super::chunks::Chunks;
 use super::fill::Fill;
 use super::mapped_file::MappedFile;
+use super::unload::Unload;
 use super::{LaneError, waits};
 use crate::driver::sys::CUdeviceptr;
 use crate::pages::{Chunk, Reading};
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -46,6 +48,26 @@ pub(super) enum Work {
     Files(Box<FileCopy>),
     /// Within host memory.
     Fill(Box<Fill>),
+    /// From device memory to whoever takes it.
+    Unload(Box<Unload>),
+}
+
+/// Where bytes of the device go.
+pub(super) trait Destination {
+    /// Takes the next chunk; the taker must [`finish`](Job::finish) it or
+    /// [`fail`](Job::fail).
+    fn claim(&self) -> Option<Leaving>;
+
+    /// Takes a chunk's bytes, which `lane` has brought.
+    fn take(&self, lane: usize, leaving: &Leaving, bytes: &[u8]) -> Result<(), LaneError>;
+}
+
+/// A chunk on its way out of device memory.
+pub(super) struct Leaving {
+    pub(super) device: CUdeviceptr,
+    pub(super) bytes: usize,
+    /// Where it goes, as the destination counts.
+    pub(super) place: usize,
 }
 
 /// Hands out the chunks of a copy, each once.
@@ -118,6 +140,26 @@ impl MemoryCopy {
     }
 }
 
+impl Destination for MemoryCopy {
+    fn claim(&self) -> Option<Leaving> {
+        self.claims.claim().map(|chunk| Leaving {
+            device: self.device + chunk.start as u64,
+            bytes: chunk.len(),
+            place: chunk.start,
+        })
+    }
+
+    fn take(&self, _lane: usize, leaving: &Leaving, bytes: &[u8]) -> Result<(), LaneError> {
+        // SAFETY: the chunk lies within the caller's memory, which outlives the
+        // claim.
+        unsafe {
+            let to = self.host.add(leaving.place);
+            ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+        Ok(())
+    }
+}
+
 /// A copy from files to the device.
 pub(super) struct FileCopy {
     pub(super) reading: Reading,
@@ -141,6 +183,7 @@ impl Job {
             Work::Memory(copy) => copy.claims.chunks,
             Work::Files(copy) => copy.reading.chunks(),
             Work::Fill(fill) => fill.claims.chunks,
+            Work::Unload(unload) => unload.parts(),
         };
         Job {
             work,
@@ -163,6 +206,7 @@ impl Job {
             Work::Memory(copy) => copy.claims.is_exhausted(),
             Work::Files(copy) => copy.reading.is_exhausted(),
             Work::Fill(fill) => fill.claims.is_exhausted(),
+            Work::Unload(unload) => unload.is_exhausted(),
         }
     }
 
@@ -171,7 +215,7 @@ impl Job {
         match &self.work {
             Work::Memory(copy) => copy.file.as_ref().map_or(0, MappedFile::bytes),
             Work::Fill(fill) => fill.file.as_ref().map_or(0, MappedFile::bytes),
-            Work::Files(_) => 0,
+            Work::Files(_) | Work::Unload(_) => 0,
         }
     }
 
@@ -187,6 +231,7 @@ impl Job {
             Work::Memory(copy) => copy.claims.stop(),
             Work::Files(copy) => copy.reading.stop(),
             Work::Fill(fill) => fill.claims.stop(),
+            Work::Unload(unload) => unload.stop(),
         };
         self.subtract(unclaimed + 1);
     }

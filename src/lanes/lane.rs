@@ -1,6 +1,6 @@
 //! One lane: a ring of pinned slots, and the work of filling and emptying them.
 
-use super::job::{Direction, FileCopy, Job, MemoryCopy, Work};
+use super::job::{Destination, Direction, FileCopy, Job, Leaving, MemoryCopy, Work};
 use super::staging::Staging;
 use super::stores::stage;
 use super::streams::Streams;
@@ -10,6 +10,7 @@ use crate::driver::sys::*;
 use crate::pages::{self, Chunk, Worker};
 use std::ops::Range;
 use std::ptr;
+use std::slice;
 use std::sync::atomic::Ordering;
 
 /// A lane. Whoever runs it holds it exclusively.
@@ -37,7 +38,7 @@ struct Slot {
 
 /// A chunk whose transfer to a slot is under way.
 struct Arriving {
-    chunk: Range<usize>,
+    chunk: Leaving,
     slot: usize,
 }
 
@@ -79,7 +80,7 @@ impl Lane {
         match &job.work {
             Work::Memory(copy) => match copy.direction {
                 Direction::ToDevice => self.run_to_device(driver, staging, job, copy, most),
-                Direction::ToHost => self.run_to_host(driver, staging, job, copy, most),
+                Direction::ToHost => self.run_to_host(driver, staging, job, &**copy, most),
             },
             Work::Files(copy) => {
                 let mut filling = Filling {
@@ -92,6 +93,8 @@ impl Lane {
                 pages::work(&copy.reading, &mut filling, most);
             }
             Work::Fill(fill) => fill.run(job, most),
+            // Nobody else's copy waits for its turn meanwhile.
+            Work::Unload(unload) => self.run_to_host(driver, staging, job, &**unload, usize::MAX),
         }
     }
 
@@ -165,20 +168,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Keeps one transfer under way while the chunk before it is copied out.
+    /// Keeps one transfer under way while the chunk before it is taken.
     fn run_to_host(
         &mut self,
         driver: &Driver,
         staging: &Staging,
         job: &Job,
-        copy: &MemoryCopy,
+        destination: &impl Destination,
         most: usize,
     ) {
         let mut arriving: Option<Arriving> = None;
-        for chunk in std::iter::from_fn(|| copy.claims.claim()).take(most) {
-            let begun = self.fetch(driver, staging, copy, chunk.clone());
+        for chunk in std::iter::from_fn(|| destination.claim()).take(most) {
+            let begun = self.fetch(driver, staging, &chunk);
             if let Some(before) = arriving.take() {
-                self.settle(driver, job, copy, before);
+                self.settle(driver, job, destination, before);
             }
             match begun {
                 Ok(slot) => arriving = Some(Arriving { chunk, slot }),
@@ -186,7 +189,7 @@ impl Lane {
             }
         }
         if let Some(last) = arriving {
-            self.settle(driver, job, copy, last);
+            self.settle(driver, job, destination, last);
         }
     }
 
@@ -194,20 +197,14 @@ impl Lane {
         &mut self,
         driver: &Driver,
         staging: &Staging,
-        copy: &MemoryCopy,
-        chunk: Range<usize>,
+        chunk: &Leaving,
     ) -> Result<usize, LaneError> {
         let stream = self.streams.to_host;
         let index = self.free_slot(driver, staging)?;
         let slot = &mut self.slots[index];
         // SAFETY: the slot is free and as large as any chunk.
         unsafe {
-            driver.copy_to_host(
-                slot.memory.cast(),
-                copy.device + chunk.start as u64,
-                chunk.len(),
-                stream,
-            )?;
+            driver.copy_to_host(slot.memory.cast(), chunk.device, chunk.bytes, stream)?;
             slot.in_flight = true;
             driver.event_record(slot.event, stream)?;
         }
@@ -215,22 +212,23 @@ impl Lane {
         Ok(index)
     }
 
-    fn settle(&mut self, driver: &Driver, job: &Job, copy: &MemoryCopy, arrived: Arriving) {
+    fn settle(
+        &mut self,
+        driver: &Driver,
+        job: &Job,
+        destination: &impl Destination,
+        arrived: Arriving,
+    ) {
         let slot = &mut self.slots[arrived.slot];
         slot.taken = false;
-        match slot.wait(driver) {
-            Ok(()) => {
-                // SAFETY: the transfer into the slot is done; the chunk lies
-                // within the caller's memory, which outlives the claim.
-                unsafe {
-                    ptr::copy_nonoverlapping(
-                        slot.memory,
-                        copy.host.add(arrived.chunk.start),
-                        arrived.chunk.len(),
-                    );
-                }
-                job.finish();
-            }
+        let chunk = &arrived.chunk;
+        let taken = slot.wait(driver).and_then(|()| {
+            // SAFETY: the transfer into this part of the slot is done.
+            let bytes = unsafe { slice::from_raw_parts(slot.memory, chunk.bytes) };
+            destination.take(self.index, chunk, bytes)
+        });
+        match taken {
+            Ok(()) => job.finish(),
             Err(error) => job.fail(error),
         }
     }

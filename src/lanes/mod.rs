@@ -53,6 +53,7 @@ mod set;
 mod staging;
 mod stores;
 mod streams;
+mod unload;
 mod waits;
 
 pub use crew::SignalsBlocked;
@@ -61,3 +62,4 @@ pub use fill::Filled;
 pub use job::Direction;
 pub use load::{Load, LoadOptions};
 pub use set::{LaneSet, Outcome, Transfer, in_place_from};
+pub use unload::{Part, Take};

@@ -132,7 +132,8 @@ impl LaneSet {
         &self.shared
     }
 
-    pub(super) fn slot_bytes(&self) -> usize {
+    /// Length of a slot, in bytes.
+    pub fn slot_bytes(&self) -> usize {
         self.slot_bytes
     }
 

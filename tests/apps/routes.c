@@ -7,7 +7,7 @@
  * Prints what it found, never addresses: the output must be the same plain and
  * under rewarm.
  */
-#include "cuda_min.h"
+#include "cuda_routes.h"
 
 #define SIZE (3u << 20)
 
@@ -42,24 +42,13 @@ static void *handle;
 static lookup4 four;
 static lookup5 five;
 
-/* The base name that cuGetProcAddress takes, and whether the per-thread spelling is meant. */
-static uint64_t base_of(const char *symbol, char *base)
-{
-    strcpy(base, symbol);
-    char *suffix = strstr(base, "_pt");
-    uint64_t flags = suffix ? 2 : 1;
-    if (suffix) *suffix = 0;
-    if ((suffix = strstr(base, "_v"))) *suffix = 0;
-    return flags;
-}
-
 static void *by_dlsym(const char *name) { return dlsym(handle, name); }
 
 static void *by_four(const char *name)
 {
     char base[64];
     void *found = NULL;
-    uint64_t flags = base_of(name, base);
+    uint64_t flags = cuda_base_of(name, base);
     return four(base, &found, 13000, flags) ? NULL : found;
 }
 
@@ -68,7 +57,7 @@ static void *by_five(const char *name)
     char base[64];
     void *found = NULL;
     int status = -1;
-    uint64_t flags = base_of(name, base);
+    uint64_t flags = cuda_base_of(name, base);
     return five(base, &found, 13000, flags, &status) ? NULL : found;
 }
 

@@ -73,7 +73,11 @@ fn build(name: &str, suffix: &str, flags: &[&str]) -> PathBuf {
     let apps = repository().join("tests/apps");
     let source = apps.join(format!("{name}.c"));
     let mut hasher = DefaultHasher::new();
-    for file in [&source, &apps.join("cuda_min.h")] {
+    for file in [
+        &source,
+        &apps.join("cuda_min.h"),
+        &apps.join("cuda_routes.h"),
+    ] {
         read(file).hash(&mut hasher);
     }
     flags.hash(&mut hasher);

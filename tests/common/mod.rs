@@ -11,7 +11,9 @@
 
 mod apps;
 pub mod cli;
+pub mod live;
 mod run;
+pub mod standin;
 pub mod weights;
 
 pub use apps::{Link, app, driver, shared_library, shared_library_as};

@@ -43,6 +43,16 @@ pub struct Outcome {
     scratch: Scratch,
 }
 
+/// A program that was started.
+pub(super) struct Begun {
+    /// Its process.
+    pub(super) child: Child,
+    /// The folder that it was given.
+    pub(super) scratch: Scratch,
+    /// How it was started.
+    pub(super) shown: String,
+}
+
 impl Run {
     /// A program on the software driver, without rewarm.
     pub fn plain(program: impl AsRef<Path>) -> Run {
@@ -191,6 +201,25 @@ impl Run {
             report: read_report(&scratch.file("report.json")),
             command: shown,
             scratch,
+        }
+    }
+
+    /// Starts it with pipes for its input and output, in a process group of its own.
+    pub(super) fn begin(self) -> Begun {
+        let scratch = Scratch::new();
+        let mut command = self.command(&scratch);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(create(&scratch.file("stderr")))
+            .process_group(0);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
+        Begun {
+            child,
+            scratch,
+            shown: self.shown(),
         }
     }
 
@@ -363,7 +392,7 @@ fn read_report(path: &Path) -> Option<ProcessReport> {
 }
 
 /// Waits for the child; `None` if it does not end.
-fn wait(child: &mut Child, longest: Duration) -> Option<ExitStatus> {
+pub(super) fn wait(child: &mut Child, longest: Duration) -> Option<ExitStatus> {
     let begun = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {

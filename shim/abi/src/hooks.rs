@@ -1,6 +1,6 @@
-//! The one table of hooked driver symbols.
+//! The table of driver symbols that have a hook of their own.
 
-/// Calls `$callback!` with every hooked symbol of the driver, one row each:
+/// Calls `$callback!` with every symbol of the driver that has a hook, one row each:
 /// `policy name(argument: type, …);`. All of them return `CUresult`.
 ///
 /// The policy says who replaces the symbol and why:
@@ -12,13 +12,13 @@
 /// | `shaped` | 2D, 3D and batch copies: passed through and counted |
 /// | `context` | life and death of contexts: the prewarmed context, lanes that die with theirs |
 /// | `memory` | allocations: what belongs to a context that stands in for a created one, and where pinned memory lies |
-///
 /// | `mapping` | the application's own physical memory: its handles outlive a freeze |
 /// | `noted` | memory that stays where it is, or that another process has a part in |
 /// | `peers` | peer access, which mapped memory has by device |
 /// | `attributes` | what applications are told of memory that the ledger made |
+/// | `capture` | stream captures, which a freeze must not meet |
 ///
-/// The last four are hooked in freezable processes only.
+/// The last five are hooked in freezable processes only.
 ///
 /// The rows are written in the core's vocabulary of types; a user of the table
 /// that wants the signatures imports those (`rewarm::driver::sys`).
@@ -118,6 +118,17 @@ macro_rules! for_each_hook {
 
             peers cuCtxEnablePeerAccess(peer: CUcontext, flags: c_uint);
             peers cuCtxDisablePeerAccess(peer: CUcontext);
+
+            capture cuStreamBeginCapture(stream: CUstream);
+            capture cuStreamBeginCapture_ptsz(stream: CUstream);
+            capture cuStreamBeginCapture_v2(stream: CUstream, mode: c_int);
+            capture cuStreamBeginCapture_v2_ptsz(stream: CUstream, mode: c_int);
+            capture cuStreamBeginCaptureToGraph(stream: CUstream, graph: CUgraph, dependencies: *const CUgraphNode, data: *const c_void, count: usize, mode: c_int);
+            capture cuStreamBeginCaptureToGraph_ptsz(stream: CUstream, graph: CUgraph, dependencies: *const CUgraphNode, data: *const c_void, count: usize, mode: c_int);
+            capture cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph);
+            capture cuStreamEndCapture_ptsz(stream: CUstream, graph: *mut CUgraph);
+            capture cuStreamDestroy(stream: CUstream);
+            capture cuStreamDestroy_v2(stream: CUstream);
 
             attributes cuMemGetAddressRange_v2(base: *mut CUdeviceptr, bytes: *mut usize, address: CUdeviceptr);
             attributes cuPointerGetAttribute(value: *mut c_void, attribute: c_int, address: CUdeviceptr);

@@ -1,19 +1,34 @@
 //! What the preloaded front and the lazily opened core must agree on: the table
-//! of hooked driver symbols and the two C tables that they hand each other.
+//! of driver symbols and the C tables that they hand each other.
 //!
 //! The front is tiny and `no_std`; it takes only the names. The core takes the
 //! signatures too. Everything else (exports, real-address slots, the map for
 //! swapping by address, the golden list of exports) is derived from
-//! [`for_each_hook!`].
+//! [`for_each_hook!`] and [`for_each_gated!`].
 #![no_std]
 
+mod gated;
 mod hooks;
+mod names;
+mod stack;
+
+pub use gated::{is_driver_name, is_open};
+pub use names::Hook;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicUsize};
 
 /// Version of the interface between front and core. Both are installed
 /// together; a mismatch means mixed installations, and the front stays inert.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
+
+/// Functions that the table does not know and that can go through the gate all
+/// the same.
+pub const SPARES: usize = 256;
+
+/// Stubs in all: one a symbol of the table, then the spare ones.
+pub const STUBS: usize = Hook::COUNT + SPARES;
 
 /// Name of the symbol that the core exports and the front looks up.
 pub const CORE_ENTRY: &CStr = c"rewarm_core_open";
@@ -35,15 +50,46 @@ pub struct FrontTable {
     pub dlsym: DlsymFn,
     /// Handle of the loaded driver library.
     pub driver: *mut c_void,
-    /// The driver's own address of each hooked symbol, null where it has none.
+    /// The driver's own address of each symbol, null where it has none.
     pub real: [*const c_void; Hook::COUNT],
+    /// Whether the process was started to be freezable: only then does the
+    /// front lead every function to the gate.
+    pub freezable: bool,
+    /// What lies behind the gate.
+    pub targets: &'static Targets,
+}
+
+/// Where the gate leads to: the front fills it, the core reads it at each call.
+#[repr(C)]
+pub struct Targets {
+    /// The core's hook or the driver's function behind each stub, null behind
+    /// a spare one that is not in use.
+    pub functions: [AtomicPtr<c_void>; STUBS],
+    /// Times that a function was handed out past the gate, for want of a spare
+    /// stub.
+    pub ungated: AtomicUsize,
+}
+
+impl Targets {
+    /// Nothing is behind any stub.
+    #[allow(clippy::new_without_default)] // only for statics
+    pub const fn new() -> Targets {
+        Targets {
+            functions: [const { AtomicPtr::new(ptr::null_mut()) }; STUBS],
+            ungated: AtomicUsize::new(0),
+        }
+    }
 }
 
 /// What the core gives back to the front.
 #[repr(C)]
 pub struct CoreTable {
-    /// Replacement of each hooked symbol; null leaves the driver's own.
+    /// Replacement of each symbol; null leaves the driver's own.
     pub hooks: [*const c_void; Hook::COUNT],
+    /// Where every stub leads in a freezable process, except those that the
+    /// front answers: it expects the stub's index in `r11`, and goes on to that
+    /// of [`Targets`]. Null elsewhere.
+    pub gate: *const c_void,
     /// Initialises the driver, retains the primary context and makes the lanes,
     /// on the calling thread.
     pub prewarm: Option<unsafe extern "C" fn()>,
@@ -59,7 +105,8 @@ pub struct CoreTable {
 impl CoreTable {
     /// A table that replaces nothing.
     pub const EMPTY: CoreTable = CoreTable {
-        hooks: [core::ptr::null(); Hook::COUNT],
+        hooks: [ptr::null(); Hook::COUNT],
+        gate: ptr::null(),
         prewarm: None,
         initialised: None,
         forked: None,
@@ -71,34 +118,3 @@ impl CoreTable {
 unsafe impl Sync for FrontTable {}
 // SAFETY: as above, addresses of code.
 unsafe impl Sync for CoreTable {}
-
-macro_rules! declare_hooks {
-    ($($policy:ident $name:ident ( $($arg:ident : $ty:ty),* $(,)? );)*) => {
-        /// Index of a hooked symbol in every table that has one entry a hook.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        #[allow(non_camel_case_types, missing_docs)]
-        pub enum Hook { $($name),* }
-
-        impl Hook {
-            /// Number of hooked symbols.
-            pub const COUNT: usize = [$(Hook::$name),*].len();
-
-            /// Every hook, in the order of the table.
-            pub const ALL: [Hook; Hook::COUNT] = [$(Hook::$name),*];
-
-            /// The symbol's exact name, as the driver exports it.
-            pub const fn name(self) -> &'static CStr {
-                Hook::NAMES[self as usize]
-            }
-
-            const NAMES: [&'static CStr; Hook::COUNT] = [$(
-                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => unreachable!(),
-                }
-            ),*];
-        }
-    };
-}
-for_each_hook!(declare_hooks);

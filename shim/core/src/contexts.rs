@@ -24,7 +24,16 @@ pub(crate) struct Contexts {
     prewarmed: Option<Prewarmed>,
     times: Times,
     created: u64,
+    /// Contexts that the driver created for the application and that still live.
+    live: HashSet<Handle>,
 }
+
+/// A context as a key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Handle(CUcontext);
+
+// SAFETY: a handle, only compared and passed to the driver.
+unsafe impl Send for Handle {}
 
 /// The primary context that prewarming holds a reference on.
 struct Prewarmed {
@@ -208,6 +217,21 @@ impl Contexts {
         }
         self.prewarmed = None;
         Destroy::Release(device)
+    }
+
+    /// The driver has created a context.
+    pub(crate) fn made(&mut self, context: CUcontext) {
+        self.live.insert(Handle(context));
+    }
+
+    /// A created context is about to go.
+    pub(crate) fn going(&mut self, context: CUcontext) {
+        self.live.remove(&Handle(context));
+    }
+
+    /// The contexts that the driver created and that still live.
+    pub(crate) fn live(&self) -> Vec<CUcontext> {
+        self.live.iter().map(|context| context.0).collect()
     }
 
     /// Flags that the application gave `context`, if it is a stand-in.

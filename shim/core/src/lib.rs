@@ -6,17 +6,16 @@
 //! [`decision`] whether a copy is fanned out over the lanes of the engine, and
 //! otherwise call the driver ([`real`]) with the arguments as they came.
 
+mod captures;
 mod contexts;
 mod counters;
 mod decision;
 mod devices;
 mod fills;
+mod freezing;
+mod gate;
 mod got;
 mod hooks;
-#[allow(
-    dead_code,
-    reason = "freezing and thawing, which use the rest, come with the gate"
-)]
 mod ledger;
 mod log;
 mod prewarm;
@@ -44,8 +43,14 @@ pub unsafe extern "C" fn rewarm_core_open(front: *const FrontTable, core: *mut C
         tracing::error!(%error, "the driver lacks what rewarm needs");
         return 2;
     }
+    let freezable = process::current().is_some_and(|process| process.settings.freezable);
     *core = CoreTable {
         hooks: hooks::table(),
+        gate: if front.freezable && freezable {
+            gate::open(front)
+        } else {
+            std::ptr::null()
+        },
         prewarm: Some(prewarm::run),
         initialised: Some(process::initialised),
         forked: Some(process::forked),

@@ -1,5 +1,6 @@
 //! Prewarming, on the front's thread.
 
+use crate::gate;
 use crate::process::{self, Process};
 use rewarm::driver;
 use rewarm::driver::sys::CUdevice;
@@ -13,6 +14,9 @@ const DEVICE: CUdevice = 0;
 /// failure (no GPU, say) is the application's to find out for itself.
 pub(crate) unsafe extern "C" fn run() {
     let Some(process) = process::current() else {
+        return;
+    };
+    let Some(_inside) = gate::enter() else {
         return;
     };
     let begun = Instant::now();

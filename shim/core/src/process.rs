@@ -1,16 +1,19 @@
 //! The state of this process, and how it begins and ends.
 
+use crate::captures::Captures;
 use crate::contexts::Contexts;
 use crate::counters;
 use crate::devices::Devices;
 use crate::fills::Fills;
+use crate::freezing::Freezing;
+use crate::gate;
 use crate::ledger::Ledger;
 use crate::{log, report};
 use parking_lot::Mutex;
 use rewarm::config::{LanePlan, Note, Settings, cpus};
-use rewarm::control::{Request, Response, Server, StatsFile, Tick};
+use rewarm::control::{Reporter, Request, Response, Server, StatsFile, Tick};
 use rewarm::driver::sys::{CUcontext, CUdevice};
-use rewarm::driver::{Driver, LookupError, MemoryDriver};
+use rewarm::driver::{Driver, LookupError};
 use rewarm_abi::FrontTable;
 use std::path::Path;
 use std::ptr;
@@ -39,6 +42,9 @@ pub(crate) struct Process {
     pub(crate) fills: Fills,
     /// Device memory, in freezable processes.
     pub(crate) ledger: Option<Ledger>,
+    /// What freezing needs besides, where there is a ledger.
+    pub(crate) freezing: Option<Freezing>,
+    pub(crate) captures: Captures,
     /// Copies of no direction.
     pub(crate) undirected: counters::Copies,
     server: Mutex<Option<Server>>,
@@ -83,13 +89,13 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
     let (dlsym, library) = (front.dlsym, front.driver);
     // SAFETY: the driver's own symbols; the front keeps the driver loaded.
     let driver = unsafe { Driver::load(|name| dlsym(library, name.as_ptr()).cast_const())? };
-    let ledger = settings.freezable.then(|| {
+    let freezing = settings.freezable.then(|| {
         // SAFETY: as above.
-        unsafe { MemoryDriver::load(|name| dlsym(library, name.as_ptr()).cast_const()) }
+        unsafe { Freezing::load(driver, |name| dlsym(library, name.as_ptr()).cast_const()) }
             .inspect_err(|error| tracing::error!(%error, "this process cannot be frozen"))
             .ok()
-            .map(|memory| Ledger::new(driver, memory))
     });
+    let freezing = freezing.flatten();
     let plan = settings.plan(cpus());
     let process: &'static Process = Box::leak(Box::new(Process {
         driver,
@@ -97,7 +103,11 @@ pub(crate) fn open(front: &FrontTable) -> Result<(), LookupError> {
         devices: Devices::new(),
         contexts: Mutex::default(),
         fills: Fills::default(),
-        ledger: ledger.flatten(),
+        ledger: freezing
+            .as_ref()
+            .map(|freezing| Ledger::new(driver, freezing.memory)),
+        freezing,
+        captures: Captures::default(),
         undirected: counters::Copies::default(),
         server: Mutex::new(None),
         stats: settings.stats.as_deref().and_then(claim_stats),
@@ -139,9 +149,9 @@ impl Process {
     }
 
     fn start_server(&'static self) {
-        let answer = |request: Request| match request {
+        let answer = |request: Request, reporter: &Reporter| match request {
             Request::Status => Response::Status(Box::new(report::process(self))),
-            _ => Response::Error("this process was not started with --freezable".into()),
+            other => self.answer_freezing(&other, reporter),
         };
         let tick = self
             .stats
@@ -185,6 +195,7 @@ pub(crate) unsafe extern "C" fn forked() {
     MIN_COPY.store(usize::MAX, Ordering::Relaxed);
     let process = current();
     PROCESS.store(std::ptr::null_mut(), Ordering::Release);
+    gate::forked();
     counters::clear_small();
     if let Some(process) = process
         && let Some(server) = process
@@ -199,6 +210,7 @@ pub(crate) unsafe extern "C" fn forked() {
 fn write_stats_at_exit() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn at_exit() {
+        gate::exiting();
         if let Some(process) = current() {
             process.write_stats();
             if let Some(server) = process

@@ -1,8 +1,11 @@
 //! The process's report.
 
 use crate::counters::small_total;
+use crate::freezing::Freezing;
 use crate::process::Process;
-use rewarm::control::{DeviceReport, ProcessReport, REPORT_VERSION, SettingsReport, State};
+use rewarm::control::{
+    DeviceReport, MemoryReport, ProcessReport, REPORT_VERSION, SettingsReport, State,
+};
 use rewarm::lanes::Direction;
 
 /// What this process did so far.
@@ -14,11 +17,18 @@ pub(crate) fn process(process: &Process) -> ProcessReport {
         executable: std::env::current_exe()
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default(),
-        state: State::Active,
+        state: process
+            .freezing
+            .as_ref()
+            .map_or(State::Active, Freezing::state),
         settings: SettingsReport::new(&process.settings, &process.plan, &process.notes),
         context: process.contexts.lock().report(),
         devices: devices(process),
         undirected: process.undirected.report(0).bypassed,
+        memory: match (&process.freezing, &process.ledger) {
+            (Some(freezing), Some(ledger)) => freezing.report(ledger),
+            _ => MemoryReport::default(),
+        },
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::{fork, slots, symbols};
 use core::cell::UnsafeCell;
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use rewarm_abi::Hook;
@@ -14,24 +14,72 @@ pub(crate) const STUB_LIBRARY: c_int = 34;
 /// `CUDA_ERROR_NOT_FOUND`: the driver has no such function.
 pub(crate) const NOT_FOUND: c_int = 500;
 
-const LIBRARY: &core::ffi::CStr = c"libcuda.so.1";
+const LIBRARY: &CStr = c"libcuda.so.1";
 
 type Addresses = [*const c_void; Hook::COUNT];
 
 static HANDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 static LINKED: AtomicBool = AtomicBool::new(false);
 
-struct Real(UnsafeCell<Addresses>);
+/// At most a third of the buckets are in use.
+const BUCKETS: usize = (Hook::COUNT * 3).next_power_of_two();
+
+/// The driver's symbols by index and by address.
+struct Symbols {
+    addresses: Addresses,
+    /// A hash table of addresses: index of the symbol and 1, or 0.
+    by_address: [u16; BUCKETS],
+}
+
+struct Real(UnsafeCell<Symbols>);
 // SAFETY: written by the one thread that published HANDLE, before LINKED.
 unsafe impl Sync for Real {}
-static REAL: Real = Real(UnsafeCell::new([ptr::null(); Hook::COUNT]));
+static REAL: Real = Real(UnsafeCell::new(Symbols {
+    addresses: [ptr::null(); Hook::COUNT],
+    by_address: [0; BUCKETS],
+}));
+
+impl Symbols {
+    /// Looks all of them up in the driver.
+    fn find(&mut self, driver: *mut c_void) {
+        let dlsym = symbols::real_dlsym();
+        for hook in Hook::ALL {
+            // SAFETY: a valid handle and a string.
+            let address = unsafe { dlsym(driver, hook.name().as_ptr()) };
+            self.addresses[hook as usize] = address;
+            // Two names of one function: the first, which may have a hook.
+            if !address.is_null() && self.at(address).is_none() {
+                let bucket = self.bucket(address);
+                self.by_address[bucket] = hook as u16 + 1;
+            }
+        }
+    }
+
+    fn at(&self, address: *const c_void) -> Option<Hook> {
+        let found = self.by_address[self.bucket(address)];
+        (found != 0).then(|| Hook::ALL[found as usize - 1])
+    }
+
+    /// The bucket that has `address`, or the free one where it would be.
+    fn bucket(&self, address: *const c_void) -> usize {
+        let hash = (address.addr() >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let mut bucket = hash % BUCKETS;
+        loop {
+            match self.by_address[bucket] {
+                0 => return bucket,
+                index if self.addresses[index as usize - 1] == address => return bucket,
+                _ => bucket = (bucket + 1) % BUCKETS,
+            }
+        }
+    }
+}
 
 /// Handle of the driver library; null before [`link`] found it.
 pub(crate) fn handle() -> *mut c_void {
     HANDLE.load(Ordering::Acquire)
 }
 
-/// The driver's own address of each hooked symbol, if a driver is loaded.
+/// The driver's own address of each symbol, if a driver is loaded.
 ///
 /// The first success keeps the library loaded for good: from then on addresses
 /// into it are being handed out.
@@ -40,12 +88,30 @@ pub(crate) fn link() -> Option<&'static Addresses> {
         return None;
     }
     // SAFETY: no more writes once LINKED is set.
-    let real = unsafe { &*REAL.0.get() };
+    let real = unsafe { &(*REAL.0.get()).addresses };
     if !slots::are_filled() {
         fork::refresh_driver();
         slots::fill(real);
     }
     Some(real)
+}
+
+/// The symbol whose function lies at `address` in the driver, which is linked.
+pub(crate) fn symbol_at(address: *const c_void) -> Option<Hook> {
+    // SAFETY: no more writes once LINKED is set.
+    unsafe { (*REAL.0.get()).at(address) }
+}
+
+/// The address of the driver's own symbol of that name, which the table may not
+/// have; null if there is none. The driver is linked.
+pub(crate) fn own_address(name: &CStr) -> *mut c_void {
+    // SAFETY: a valid handle and a string.
+    let address = unsafe { symbols::real_dlsym()(handle(), name.as_ptr()) };
+    if address.is_null() {
+        // SAFETY: clears the message, which is not the application's.
+        unsafe { libc::dlerror() };
+    }
+    address
 }
 
 /// Looks for a loaded driver. Two threads may come here at once; the one that
@@ -66,13 +132,8 @@ fn find() -> bool {
         unsafe { libc::dlclose(handle) };
         return wait_for_table();
     }
-    let dlsym = symbols::real_dlsym();
     // SAFETY: this thread alone won the exchange; nobody reads before LINKED.
-    let real = unsafe { &mut *REAL.0.get() };
-    for hook in Hook::ALL {
-        // SAFETY: a valid handle and a string.
-        real[hook as usize] = unsafe { dlsym(handle, hook.name().as_ptr()) };
-    }
+    unsafe { (*REAL.0.get()).find(handle) };
     // SAFETY: clears what a missing symbol left behind.
     unsafe { libc::dlerror() };
     LINKED.store(true, Ordering::Release);

@@ -10,6 +10,10 @@
 //! - ELF symbols of a program linked with libcuda: our exports come first;
 //! - `dlsym` on a handle: answered in [`symbols`];
 //! - `cuGetProcAddress`: answered in [`lookup`].
+//!
+//! In a freezable process this is so for every function, and the slots lead to
+//! the core's gate; elsewhere for those that have a hook, and what else is
+//! exported jumps straight to the driver.
 #![no_std]
 
 #[macro_use]
@@ -20,6 +24,7 @@ mod lookup;
 mod prewarm;
 mod settings;
 mod slots;
+mod spares;
 mod state;
 mod symbols;
 
@@ -37,6 +42,7 @@ extern "C" fn start() {
         state::disable();
         return;
     }
+    settings::freezable();
     prewarm::start_if_wanted();
 }
 

@@ -2,11 +2,12 @@
 //!
 //! The driver returns addresses of its exported symbols (all 439 that
 //! libcudart 13 asks for), so whatever version and flags were asked, a function
-//! that is hooked is recognised by where it is, and no version rule is repeated
-//! here.
+//! of the table is recognised by where it is, and no version rule is repeated
+//! here. One that the table does not know gets a spare stub in a freezable
+//! process.
 
-use crate::{driver, slots, state};
-use core::ffi::{c_char, c_int, c_void};
+use crate::{driver, settings, slots, spares, state};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::transmute;
 use rewarm_abi::Hook;
 
@@ -28,7 +29,7 @@ pub(crate) unsafe extern "C" fn cu_get_proc_address(
     unsafe {
         let lookup = transmute::<*const c_void, Lookup4>(real[Hook::cuGetProcAddress as usize]);
         let result = lookup(symbol, function, version, flags);
-        swap(result, function, real);
+        swap(result, symbol, function);
         result
     }
 }
@@ -48,16 +49,17 @@ pub(crate) unsafe extern "C" fn cu_get_proc_address_v2(
     unsafe {
         let lookup = transmute::<*const c_void, Lookup5>(real[Hook::cuGetProcAddress_v2 as usize]);
         let result = lookup(symbol, function, version, flags, status);
-        swap(result, function, real);
+        swap(result, symbol, function);
         result
     }
 }
 
-/// Replaces a hooked function's address by its stub's.
+/// Replaces a function's address by that of the stub that stands for it.
 ///
 /// # Safety
-/// `function` is what the driver has just written its answer to, or null.
-unsafe fn swap(result: c_int, function: *mut *mut c_void, real: &[*const c_void; Hook::COUNT]) {
+/// The driver has just looked `symbol` up; `function` is what it has written its
+/// answer to, or null.
+unsafe fn swap(result: c_int, symbol: *const c_char, function: *mut *mut c_void) {
     if result != 0 || function.is_null() || state::is_disabled() {
         return;
     }
@@ -66,11 +68,13 @@ unsafe fn swap(result: c_int, function: *mut *mut c_void, real: &[*const c_void;
     if found.is_null() {
         return;
     }
-    if let Some(hook) = Hook::ALL
-        .into_iter()
-        .find(|&hook| real[hook as usize] == found)
-    {
-        // SAFETY: as above.
-        unsafe { *function = slots::stub(hook) };
-    }
+    let stub = match driver::symbol_at(found) {
+        Some(hook) if hook.is_hooked() || settings::freezable() => slots::stub(hook),
+        Some(_) => return,
+        // SAFETY: the driver has read the name.
+        None if spares::are_for(unsafe { CStr::from_ptr(symbol) }) => spares::stub_of(found),
+        None => return,
+    };
+    // SAFETY: as above.
+    unsafe { *function = stub };
 }

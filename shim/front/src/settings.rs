@@ -2,6 +2,7 @@
 //! allocating. The table of all settings is in `src/config`.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Folders of the distribution's own tools, which never use CUDA: a shell or
 /// git that inherits the setting is not to hold a GPU.
@@ -36,6 +37,23 @@ const LAUNCHERS: [&[u8]; 11] = [
 pub(crate) fn switched_off() -> bool {
     // SAFETY: has no requirements.
     (unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 || is_one(c"REWARM_DISABLE")
+}
+
+/// What [`freezable`] found: nothing yet, no, yes.
+static FREEZABLE: AtomicU8 = AtomicU8::new(0);
+
+/// Whether every function of the driver is led to the gate. First asked in this
+/// library's constructor, unless a library that is initialised earlier uses the
+/// driver from its own.
+pub(crate) fn freezable() -> bool {
+    match FREEZABLE.load(Ordering::Relaxed) {
+        0 => {
+            let freezable = is_one(c"REWARM_FREEZABLE");
+            FREEZABLE.store(1 + u8::from(freezable), Ordering::Relaxed);
+            freezable
+        }
+        found => found == 2,
+    }
 }
 
 /// Whether this process prewarms by itself.

@@ -8,7 +8,7 @@
 //!        └──────────────► Orphan  (CUDA does not work in such a child either way)
 //! ```
 
-use crate::{driver, fork, lookup, slots, symbols};
+use crate::{driver, fork, lookup, settings, slots, symbols};
 use core::ffi::{c_int, c_uint, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
@@ -26,7 +26,7 @@ static APPLICATION_USED_CUDA: AtomicBool = AtomicBool::new(false);
 
 static CORE: AtomicPtr<CoreTable> = AtomicPtr::new(ptr::null_mut());
 
-/// Whether hooked symbols are to be answered with the driver's own addresses.
+/// Whether symbols are to be answered with the driver's own addresses.
 pub(crate) fn is_disabled() -> bool {
     STATE.load(Ordering::Acquire) == DISABLED
 }
@@ -97,7 +97,9 @@ pub(crate) fn open_core() {
     }
     let next = match core_table() {
         Some(core) => {
-            slots::take(&core.hooks);
+            if let Some(real) = driver::link() {
+                slots::take(core, real);
+            }
             ACTIVE
         }
         None => DISABLED,
@@ -144,6 +146,8 @@ fn core_table() -> Option<&'static CoreTable> {
         dlsym: symbols::real_dlsym(),
         driver: driver::handle(),
         real: *real,
+        freezable: settings::freezable(),
+        targets: &slots::TARGETS,
     })?;
     let core = leak(CoreTable::EMPTY)?;
     // SAFETY: both tables live for ever.

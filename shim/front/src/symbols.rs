@@ -1,9 +1,9 @@
-//! Answers to `dlsym` for hooked symbols.
+//! Answers to `dlsym` for symbols of the driver.
 //!
 //! No lock is held and nothing blocks here: libraries ask for driver symbols
 //! from their constructors, under the loader's lock.
 
-use crate::{driver, slots, state};
+use crate::{driver, settings, slots, spares, state};
 use core::ffi::{CStr, c_char, c_void};
 use core::hint;
 use core::mem::transmute;
@@ -39,41 +39,47 @@ pub(crate) fn real_dlsym() -> DlsymFn {
     unsafe { transmute::<*mut c_void, DlsymFn>(address) }
 }
 
-fn hook_of(name: &CStr) -> Option<Hook> {
-    Hook::ALL.into_iter().find(|hook| hook.name() == name)
-}
-
 /// Whether [`answer`] decides this question. `RTLD_NEXT` is left alone: who
 /// asks for the next definition wants the one behind its own.
 pub(crate) unsafe extern "C" fn is_ours(handle: *mut c_void, name: *const c_char) -> bool {
     // SAFETY: the caller of `dlsym` passes a string.
-    handle != libc::RTLD_NEXT && hook_of(unsafe { CStr::from_ptr(name) }).is_some()
+    let name = unsafe { CStr::from_ptr(name) };
+    handle != libc::RTLD_NEXT && (Hook::find(name).is_some() || spares::function(name).is_some())
 }
 
-/// `dlsym` for a hooked name: the stub, if the answer is the driver's function.
+/// `dlsym` for one of our names: the stub, if the answer is the driver's function.
 pub(crate) unsafe extern "C" fn answer(handle: *mut c_void, name: *const c_char) -> *mut c_void {
-    let dlsym = real_dlsym();
     // SAFETY: the caller of `dlsym` passes a string and one of its handles.
-    let (found, hook) = unsafe { (dlsym(handle, name), hook_of(CStr::from_ptr(name))) };
-    let Some(hook) = hook else { return found };
+    let (found, text) = unsafe { (real_dlsym()(handle, name), CStr::from_ptr(name)) };
     if found.is_null() {
         return found;
     }
-    let Some(real) = driver::link() else {
-        if found == slots::stub(hook) {
-            // The program probes for CUDA and found our export; no driver is
-            // loaded, so it must find nothing, with `dlerror` set. The question
-            // has to come from this library, hence not as a tail call.
-            // SAFETY: as above.
-            return hint::black_box(unsafe { dlsym(libc::RTLD_NEXT, name) });
-        }
-        return found;
+    let Some(hook) = Hook::find(text) else {
+        return match spares::function(text) {
+            Some(function) if function == found => spares::stub_of(found),
+            _ => found,
+        };
     };
-    let address = real[hook as usize].cast_mut();
-    let is_driver = found == address || found == slots::stub(hook);
-    match (is_driver, state::is_disabled()) {
-        (false, _) => found,
-        (true, true) => address,
-        (true, false) => slots::stub(hook),
+    let is_stub = found == slots::stub(hook);
+    let address = match driver::link() {
+        Some(real) => real[hook as usize].cast_mut(),
+        None => ptr::null_mut(),
+    };
+    if address.is_null() && is_stub {
+        // The program probes for CUDA, or for this function, and found our export;
+        // no driver is loaded, or it is older. So it must find nothing, with
+        // `dlerror` set. The question has to come from this library, hence not as
+        // a tail call.
+        // SAFETY: as above.
+        return hint::black_box(unsafe { real_dlsym()(libc::RTLD_NEXT, name) });
+    }
+    if found != address && !is_stub {
+        return found;
+    }
+    let wanted = hook.is_hooked() || settings::freezable();
+    if wanted && !state::is_disabled() {
+        slots::stub(hook)
+    } else {
+        address
     }
 }

@@ -6,6 +6,7 @@ use crate::codes::{
     ERROR_STREAM_CAPTURE_UNJOINED, ERROR_STREAM_CAPTURE_UNMATCHED,
     ERROR_STREAM_CAPTURE_UNSUPPORTED, ERROR_STREAM_CAPTURE_WRONG_THREAD, fail, require,
 };
+use crate::context::Context;
 use crate::event::{Event, Recorded};
 use crate::ffi::Handle;
 use crate::graph::Graph;
@@ -271,6 +272,24 @@ pub fn record(world: &'static World, event: &Event, stream: &Arc<Stream>) -> Ans
     let marker = submit(world, stream, Work::Stamp(stamp.clone()))?;
     if let Some(marker) = marker {
         *event.recorded.lock() = Recorded::At(marker, stamp);
+    }
+    Ok(())
+}
+
+/// Records everything that a context holds in an event.
+pub fn record_context(world: &'static World, event: &Event, context: &Arc<Context>) -> Answer {
+    guard_context(world, context.handle)?;
+    let stamp = crate::event::Stamp::default();
+    let marker = context.enqueue_after_all(world, Work::Stamp(stamp.clone()));
+    *event.recorded.lock() = Recorded::At(marker, stamp);
+    Ok(())
+}
+
+/// Makes all work to come in a context wait for an event.
+pub fn wait_event_in_context(world: &'static World, context: &Context, event: &Event) -> Answer {
+    guard_context(world, context.handle)?;
+    if let Some(marker) = event.host_marker()? {
+        context.add_barrier(marker);
     }
     Ok(())
 }

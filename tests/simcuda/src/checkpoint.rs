@@ -14,9 +14,9 @@ pub const LOCKED: u32 = 1;
 /// `CU_PROCESS_STATE_CHECKPOINTED`.
 pub const CHECKPOINTED: u32 = 2;
 
-/// A piece of a device's file while it is away.
+/// A piece of a file of device memory while it is away.
 struct Saved {
-    device: usize,
+    file: i32,
     offset: u64,
     bytes: Vec<u8>,
 }
@@ -109,13 +109,13 @@ impl Checkpoint {
     pub fn checkpoint(&self, world: &World) -> Answer {
         let mut state = self.state.lock();
         require(state.state == LOCKED, ERROR_ILLEGAL_STATE)?;
-        for (device, offset, size) in parts_in_use(world) {
+        for (file, offset, size) in parts_in_use(world) {
             let mut bytes = vec![0u8; size as usize];
-            transfer(world, device, offset, &mut bytes, READ);
+            transfer(file, offset, &mut bytes, READ);
             // What is read back as zero needs no copy.
             if bytes.iter().any(|byte| *byte != 0) {
                 state.saved.push(Saved {
-                    device,
+                    file,
                     offset,
                     bytes,
                 });
@@ -131,11 +131,11 @@ impl Checkpoint {
     }
 
     /// Brings the contents back.
-    pub fn restore(&self, world: &World) -> Answer {
+    pub fn restore(&self) -> Answer {
         let mut state = self.state.lock();
         require(state.state == CHECKPOINTED, ERROR_ILLEGAL_STATE)?;
         for mut saved in state.saved.drain(..) {
-            transfer(world, saved.device, saved.offset, &mut saved.bytes, WRITE);
+            transfer(saved.file, saved.offset, &mut saved.bytes, WRITE);
         }
         state.state = LOCKED;
         Ok(())
@@ -161,9 +161,8 @@ const READ: Transfer =
 const WRITE: Transfer =
     |file, bytes, count, offset| unsafe { libc::pwrite(file, bytes, count, offset) };
 
-/// Moves a part of a device's file in as many calls as the kernel wants.
-fn transfer(world: &World, device: usize, offset: u64, bytes: &mut [u8], step: Transfer) {
-    let file = world.devices[device].file;
+/// Moves a part of a file in as many calls as the kernel wants.
+fn transfer(file: i32, offset: u64, bytes: &mut [u8], step: Transfer) {
     let mut done = 0;
     while done < bytes.len() {
         let rest = &mut bytes[done..];
@@ -178,21 +177,18 @@ fn transfer(world: &World, device: usize, offset: u64, bytes: &mut [u8], step: T
     }
 }
 
-/// The parts of the devices' files that hold something: (device, offset, bytes).
-fn parts_in_use(world: &World) -> Vec<(usize, u64, u64)> {
+/// The parts of files that hold something: (file, offset, bytes).
+fn parts_in_use(world: &World) -> Vec<(i32, u64, u64)> {
     let regions = world.memory.all();
     let linear = regions.iter().filter(|region| region.kind == Kind::Linear);
     let linear = linear.map(|region| {
-        (
-            region.device,
-            region.base - world.devices[region.device].base,
-            region.size,
-        )
+        let device = &world.devices[region.device];
+        (device.file, region.base - device.base, region.size)
     });
     let physical = world
         .vmm
         .all()
         .into_iter()
-        .map(|physical| (physical.device, physical.offset, physical.size));
+        .map(|physical| (physical.file(world), physical.offset, physical.size));
     linear.chain(physical).collect()
 }

@@ -1,6 +1,6 @@
 //! Contexts and the order between their streams.
 
-use crate::codes::{Answer, ERROR_INVALID_HANDLE, require};
+use crate::codes::{Answer, CUresult, ERROR_INVALID_HANDLE, SUCCESS, require};
 use crate::ffi::Handle;
 use crate::stream::{Marker, NON_BLOCKING, Stream};
 use crate::work::Work;
@@ -17,6 +17,8 @@ struct Members {
     per_thread: HashMap<u64, Arc<Stream>>,
     /// Ends of blocking streams that were destroyed with work in them.
     leftovers: Vec<Marker>,
+    /// What all work to come waits for.
+    barriers: Vec<Marker>,
 }
 
 /// A context.
@@ -36,6 +38,8 @@ pub struct Context {
     /// The cache configuration that was set.
     pub cache_config: AtomicU32,
     alive: AtomicBool,
+    /// With what every call in it fails from now on; 0: it does not.
+    spoiled: AtomicU32,
     legacy: Arc<Stream>,
     members: Mutex<Members>,
 }
@@ -59,11 +63,13 @@ impl Context {
             limits: Mutex::default(),
             cache_config: AtomicU32::new(0),
             alive: AtomicBool::new(true),
+            spoiled: AtomicU32::new(0),
             legacy: Stream::new(world, own.clone(), 0, 0, true),
             members: Mutex::new(Members {
                 created: Vec::new(),
                 per_thread: HashMap::new(),
                 leftovers: Vec::new(),
+                barriers: Vec::new(),
             }),
         });
         world.contexts.add(handle, context.clone());
@@ -73,6 +79,19 @@ impl Context {
     /// Whether it was not destroyed.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// Lets every call in it fail with a code from now on, as a fault on the device does.
+    pub fn spoil(&self, code: CUresult) {
+        self.spoiled.store(code, Ordering::Release);
+    }
+
+    /// The code that it was spoiled with, if it was.
+    pub fn check(&self) -> Answer {
+        match self.spoiled.load(Ordering::Acquire) {
+            SUCCESS => Ok(()),
+            code => Err(code),
+        }
     }
 
     /// The legacy default stream.
@@ -139,8 +158,22 @@ impl Context {
         } else if stream.is_blocking() {
             waits.push(self.legacy.marker());
         }
+        members.barriers.retain(|barrier| !barrier.is_done());
+        waits.extend(members.barriers.iter().cloned());
         waits.retain(|marker| !marker.is_done());
         stream.push(world, waits, work)
+    }
+
+    /// Appends work that starts after everything that is in this context now, and that nothing
+    /// else waits for.
+    pub fn enqueue_after_all(self: &Arc<Self>, world: &'static World, work: Work) -> Marker {
+        let aside = Stream::new(world, Arc::downgrade(self), NON_BLOCKING, 0, false);
+        aside.push(world, self.all_ends(), work)
+    }
+
+    /// Lets all work to come wait for a point.
+    pub fn add_barrier(&self, barrier: Marker) {
+        self.members.lock().barriers.push(barrier);
     }
 
     /// What the host waits for when it waits for a stream.

@@ -1,5 +1,6 @@
 //! Copies and fills: who waits for what, and when the bytes move.
 
+use crate::access::Intent;
 use crate::capture::{self, submit};
 use crate::codes::{Answer, ERROR_INVALID_VALUE, require};
 use crate::ffi::{DevicePtr, Handle};
@@ -38,11 +39,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(world: &World, shape: Shape, direction: Direction) -> Answer<Self> {
+    fn new(world: &World, stream: &Stream, shape: Shape, direction: Direction) -> Answer<Self> {
         let is_somewhere = shape.bytes() == 0 || (shape.dst != 0 && shape.src != 0);
         require(is_somewhere, ERROR_INVALID_VALUE)?;
-        let dst = world.memory.side(shape.dst, shape.span(shape.dst_pitch))?;
-        let src = world.memory.side(shape.src, shape.span(shape.src_pitch))?;
+        let device = stream.context()?.device;
+        let (to, from) = (shape.span(shape.dst_pitch), shape.span(shape.src_pitch));
+        let dst = world.memory.side(shape.dst, to, device, Intent::Write)?;
+        let src = world.memory.side(shape.src, from, device, Intent::Read)?;
         let is_known = |side: Side| side != Side::Pageable;
         let allowed = match direction {
             Direction::HtoD => is_known(dst),
@@ -95,7 +98,7 @@ pub fn blocking(
     if shape.bytes() == 0 {
         return Ok(());
     }
-    let plan = Plan::new(world, shape, direction)?;
+    let plan = Plan::new(world, &stream, shape, direction)?;
     if plan.is_staged() {
         wait_for(&stream)?;
         return stage(world, &stream, &plan);
@@ -120,7 +123,7 @@ pub fn in_stream(
     if shape.bytes() == 0 {
         return Ok(());
     }
-    let plan = Plan::new(world, shape, direction)?;
+    let plan = Plan::new(world, &stream, shape, direction)?;
     let captures = world.captures.any() && stream.capture.lock().is_some();
     if plan.is_staged() && !captures {
         return stage(world, &stream, &plan);
@@ -145,7 +148,8 @@ pub fn wait_for(stream: &Arc<Stream>) -> Answer {
         .ends_of(stream)
         .iter()
         .for_each(Marker::wait);
-    Ok(())
+    // What was waited for may have failed.
+    stream.context().map(drop)
 }
 
 /// Reads the whole source before it returns; the last pieces reach the device later.
@@ -217,9 +221,11 @@ pub fn fill(
         fill.dst.is_multiple_of(fill.size as DevicePtr),
         ERROR_INVALID_VALUE,
     )?;
-    let side = world
-        .memory
-        .side(fill.dst, (fill.height - 1) * fill.pitch + row)?;
+    let (bytes, device) = (
+        (fill.height - 1) * fill.pitch + row,
+        stream.context()?.device,
+    );
+    let side = world.memory.side(fill.dst, bytes, device, Intent::Write)?;
     require(side != Side::Pageable, ERROR_INVALID_VALUE)?;
     let marker = submit(world, &stream, Work::Fill(fill))?;
     if is_blocking && !matches!(side, Side::Device(_)) {

@@ -4,6 +4,7 @@ use crate::codes::{Answer, ERROR_OUT_OF_MEMORY};
 use crate::context::Context;
 use crate::ffi::Handle;
 use crate::link::Link;
+use crate::machine::{Machine, Turn};
 use crate::settings::Settings;
 use crate::world::World;
 use parking_lot::Mutex;
@@ -77,7 +78,7 @@ pub struct Device {
     pub ordinal: usize,
     /// Its memory in bytes.
     pub capacity: u64,
-    /// Bytes in use.
+    /// Bytes in use by this process.
     pub used: AtomicU64,
     /// The file behind all of its memory.
     pub file: i32,
@@ -93,13 +94,14 @@ pub struct Device {
     pub up: Arc<Link>,
     /// The engine that stages pageable memory.
     pub staging: Link,
+    machine: Option<Arc<Machine>>,
     primary: Mutex<Primary>,
 }
 
 impl Device {
     /// Makes the memory and maps its linear part. Both parts are twice the capacity, as the
     /// capacity is counted and fragments must not get in the way.
-    pub fn new(ordinal: usize, settings: &Settings) -> Option<Self> {
+    pub fn new(ordinal: usize, settings: &Settings, machine: Option<Arc<Machine>>) -> Option<Self> {
         let part = (settings.memory * 2).next_multiple_of(PAGE).max(PAGE);
         // SAFETY: a constant name; the descriptor is checked below.
         let file = unsafe { libc::memfd_create(c"simcuda".as_ptr(), libc::MFD_CLOEXEC) };
@@ -126,22 +128,52 @@ impl Device {
             down: Arc::new(Link::new(settings.link_gbps)),
             up: Arc::new(Link::new(settings.link_gbps)),
             staging: Link::new(settings.pageable_gbps),
+            machine,
             primary: Mutex::default(),
         })
     }
 
     /// Counts memory as used, or says that it is out.
     pub fn charge(&self, bytes: u64) -> Answer {
-        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.capacity);
+        let _turn = self.turn()?;
+        let free = self.capacity.saturating_sub(self.used_by_others());
+        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= free);
         let charged = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        self.note();
         charged.map(drop).map_err(|_| ERROR_OUT_OF_MEMORY)
     }
 
     /// Counts memory as free again.
     pub fn discharge(&self, bytes: u64) {
+        let _turn = self.turn();
         self.used.fetch_sub(bytes, Ordering::AcqRel);
+        self.note();
+    }
+
+    /// Bytes that nobody uses.
+    pub fn free(&self) -> u64 {
+        let used = self.used.load(Ordering::Acquire);
+        self.capacity
+            .saturating_sub(used.saturating_add(self.used_by_others()))
+    }
+
+    fn turn(&self) -> Answer<Option<Turn>> {
+        let machine = self.machine.as_deref();
+        let turn = machine.map(Machine::turn).transpose();
+        turn.map_err(|_| ERROR_OUT_OF_MEMORY)
+    }
+
+    fn used_by_others(&self) -> u64 {
+        let machine = self.machine.as_deref();
+        machine.map_or(0, |machine| machine.others(self.ordinal))
+    }
+
+    fn note(&self) {
+        if let Some(machine) = &self.machine {
+            machine.note(self.ordinal, self.used.load(Ordering::Acquire));
+        }
     }
 
     /// Gives the host memory behind a part of the file back; it reads as zero afterwards.

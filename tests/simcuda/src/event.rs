@@ -4,6 +4,7 @@ use crate::capture::Capture;
 use crate::codes::{Answer, ERROR_CAPTURED_EVENT, ERROR_INVALID_HANDLE, ERROR_NOT_READY, require};
 use crate::ffi::Handle;
 use crate::stream::Marker;
+use crate::world::World;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -44,6 +45,12 @@ impl Event {
             Recorded::At(marker, _) => Ok(Some(marker.clone())),
             Recorded::Captured(..) => Err(ERROR_CAPTURED_EVENT),
         }
+    }
+
+    /// With what work in its context has failed, if it has.
+    pub fn check(&self, world: &World) -> Answer {
+        let context = world.contexts.find(self.context);
+        context.map_or(Ok(()), |context| context.check())
     }
 
     /// When it was passed; for times between events.

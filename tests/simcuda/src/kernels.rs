@@ -1,10 +1,12 @@
 //! Built-in kernels, by name: enough to see in which order things happen.
 
+use crate::access::{Actor, Intent};
 use crate::codes::{
-    Answer, ERROR_INVALID_HANDLE, ERROR_INVALID_IMAGE, ERROR_INVALID_VALUE, ERROR_NOT_FOUND,
-    require,
+    Answer, ERROR_ILLEGAL_ADDRESS, ERROR_INVALID_HANDLE, ERROR_INVALID_IMAGE, ERROR_INVALID_VALUE,
+    ERROR_NOT_FOUND, require,
 };
 use crate::ffi::{Handle, In};
+use crate::world::World;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -67,11 +69,17 @@ pub fn index_of(function: Handle) -> Answer<usize> {
 pub struct Launch {
     kernel: usize,
     arguments: [u64; 4],
+    actor: Actor,
 }
 
 impl Launch {
     /// Reads the arguments, as the driver does before a launch returns.
-    pub fn new(function: Handle, parameters: In<*const c_void>, extra: In<usize>) -> Answer<Self> {
+    pub fn new(
+        function: Handle,
+        parameters: In<*const c_void>,
+        extra: In<usize>,
+        actor: Actor,
+    ) -> Answer<Self> {
         let kernel = index_of(function)?;
         let mut arguments = [0u64; 4];
         let buffer = if parameters.given() {
@@ -94,11 +102,36 @@ impl Launch {
             };
             offset += size;
         }
-        Ok(Self { kernel, arguments })
+        Ok(Self {
+            kernel,
+            arguments,
+            actor,
+        })
     }
 
-    /// Runs it.
-    pub fn run(&self) {
+    /// Runs it; touching memory that is not there for its device spoils its context.
+    pub fn run(&self, world: &World) {
+        let reaches = |(start, bytes, intent)| self.actor.reaches(world, start, bytes, intent);
+        if self.ranges().into_iter().all(reaches) {
+            self.compute();
+        } else if let Some(context) = world.contexts.find(self.actor.context) {
+            context.spoil(ERROR_ILLEGAL_ADDRESS);
+        }
+    }
+
+    /// What it touches: start, bytes, and how.
+    fn ranges(&self) -> Vec<(u64, u64, Intent)> {
+        let [first, second, third, fourth] = self.arguments;
+        let words = second.saturating_mul(4);
+        match KERNELS[self.kernel].0 {
+            "sim_fill" | "sim_add" => vec![(first, words, Intent::Write)],
+            "sim_copy" => vec![(first, third, Intent::Write), (second, third, Intent::Read)],
+            "sim_check" => vec![(first, words, Intent::Read), (fourth, 4, Intent::Write)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn compute(&self) {
         let [first, second, third, fourth] = self.arguments;
         match KERNELS[self.kernel].0 {
             "sim_fill" => {
@@ -134,6 +167,6 @@ fn buffer_of(extra: In<usize>) -> Answer<usize> {
 }
 
 fn words(start: u64, count: u64) -> impl Iterator<Item = &'static AtomicU32> {
-    // SAFETY: a kernel's pointers are the application's matter, as on hardware; a wrong one crashes.
+    // SAFETY: the range was looked up just before; who frees it meanwhile crashes.
     (0..count).map(move |index| unsafe { &*((start + 4 * index) as *const AtomicU32) })
 }

@@ -1,5 +1,6 @@
 //! All memory that the driver knows: device, pinned, registered, managed, mapped.
 
+use crate::access::{Intent, Rights};
 use crate::codes::{
     Answer, ERROR_HOST_MEMORY_ALREADY_REGISTERED, ERROR_HOST_MEMORY_NOT_REGISTERED,
     ERROR_INVALID_VALUE, ERROR_OUT_OF_MEMORY, require,
@@ -20,10 +21,10 @@ const HOST_PAGE: u64 = 4096;
 pub enum Kind {
     /// Of `cuMemAlloc` and its like.
     Linear,
-    /// Of `cuMemMap`; readable once access was given.
+    /// Of `cuMemMap`; of use once access was given.
     Mapped {
-        /// Whether access was given.
-        accessible: bool,
+        /// Who may do what.
+        rights: Rights,
         /// The physical allocation.
         allocation: Handle,
         /// The offset in it.
@@ -172,8 +173,9 @@ impl Memory {
         self.regions.read().values().copied().collect()
     }
 
-    /// What lies at a range; an allocation that it leaves is an invalid value.
-    pub fn side(&self, address: u64, bytes: usize) -> Answer<Side> {
+    /// What lies at a range that a device reads or writes; an allocation that it leaves is an
+    /// invalid value, and so is a mapping to which the device has no such access.
+    pub fn side(&self, address: u64, bytes: usize, device: usize, intent: Intent) -> Answer<Side> {
         let Some(region) = self.find(address) else {
             return Ok(Side::Pageable);
         };
@@ -185,7 +187,7 @@ impl Memory {
             Kind::Pinned | Kind::Registered => Side::Pinned,
             Kind::Managed => Side::Managed,
             Kind::Mapped { .. } => {
-                self.check_mapped(address, end)?;
+                self.check_mapped(address, end, device, intent)?;
                 return Ok(Side::Device(region.device));
             }
         };
@@ -194,20 +196,15 @@ impl Memory {
     }
 
     /// Mapped memory may be copied across the borders of its mappings.
-    fn check_mapped(&self, start: u64, end: u64) -> Answer {
+    fn check_mapped(&self, start: u64, end: u64, device: usize, intent: Intent) -> Answer {
         let mut at = start;
         while at < end {
             let region = self.find(at).ok_or(ERROR_INVALID_VALUE)?;
-            require(
-                matches!(
-                    region.kind,
-                    Kind::Mapped {
-                        accessible: true,
-                        ..
-                    }
-                ),
-                ERROR_INVALID_VALUE,
-            )?;
+            let allowed = match region.kind {
+                Kind::Mapped { rights, .. } => rights.allow(device, intent),
+                _ => false,
+            };
+            require(allowed, ERROR_INVALID_VALUE)?;
             at = region.end();
         }
         Ok(())

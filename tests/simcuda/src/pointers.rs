@@ -45,7 +45,6 @@ pub fn of_region(
     let is_managed = region.kind == Kind::Managed;
     let is_mapped = matches!(region.kind, Kind::Mapped { .. });
     Ok(match attribute {
-        1 if is_mapped => return fail(ERROR_INVALID_VALUE),
         1 => Value::Wide(region.context),
         2 => Value::Int(if is_host { TYPE_HOST } else { TYPE_DEVICE } as i32),
         3 => Value::Wide(address),

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Access rights have a bit per device.
+const MOST_DEVICES: usize = 64;
+
 /// One variable each; `README.md` has the same table for users.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -28,6 +31,8 @@ pub struct Settings {
     pub fail: String,
     /// `SIMCUDA_JOURNAL`: file to append one line per call to.
     pub journal: Option<String>,
+    /// `SIMCUDA_MACHINE`: folder of the processes that share the devices, see `machine`.
+    pub machine: Option<String>,
     /// `SIMCUDA_POISON`: whether fresh memory of `cuMemAlloc` is filled with 0xCD.
     pub poison: bool,
 }
@@ -46,7 +51,7 @@ impl Settings {
     /// Reads the environment; what does not parse counts as absent.
     pub fn from_environment() -> Self {
         Self {
-            devices: number("SIMCUDA_DEVICES", 1.0) as usize,
+            devices: (number("SIMCUDA_DEVICES", 1.0) as usize).min(MOST_DEVICES),
             memory: number("SIMCUDA_MEMORY_MB", 4096.0) as u64 * 1024 * 1024,
             link_gbps: number("SIMCUDA_LINK_GBPS", 0.0),
             pageable_gbps: number("SIMCUDA_PAGEABLE_GBPS", 0.0),
@@ -57,6 +62,7 @@ impl Settings {
             delay_us: number("SIMCUDA_DELAY_US", 0.0) as u64,
             fail: text("SIMCUDA_FAIL").unwrap_or_default(),
             journal: text("SIMCUDA_JOURNAL"),
+            machine: text("SIMCUDA_MACHINE"),
             poison: number("SIMCUDA_POISON", 0.0) != 0.0,
         }
     }

@@ -114,13 +114,14 @@ impl Stream {
         })
     }
 
-    /// Its context, while that lives.
+    /// Its context, while that lives and no work in it has failed.
     pub fn context(&self) -> Answer<Arc<Context>> {
         let context = self
             .context
             .upgrade()
             .ok_or(crate::codes::ERROR_CONTEXT_IS_DESTROYED)?;
         crate::codes::require(context.is_alive(), crate::codes::ERROR_CONTEXT_IS_DESTROYED)?;
+        context.check()?;
         Ok(context)
     }
 

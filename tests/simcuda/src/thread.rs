@@ -67,13 +67,16 @@ pub fn top(world: &'static World) -> Answer<Option<Handle>> {
     with(world, |state| state.stack.last().copied())
 }
 
-/// The current context: 201 if there is none, 709 if it was destroyed.
+/// The current context: 201 if there is none, 709 if it was destroyed, its own code if work in it
+/// has failed.
 pub fn context(world: &'static World) -> Answer<Arc<Context>> {
     let handle = top(world)?.ok_or(ERROR_INVALID_CONTEXT)?;
-    world
+    let context = world
         .contexts
         .find(handle)
-        .ok_or(ERROR_CONTEXT_IS_DESTROYED)
+        .ok_or(ERROR_CONTEXT_IS_DESTROYED)?;
+    context.check()?;
+    Ok(context)
 }
 
 /// Pushes a context.

@@ -1,22 +1,37 @@
 //! The virtual memory calls: reserved addresses, physical allocations, mappings.
 
-use crate::codes::{
-    Answer, ERROR_INVALID_DEVICE, ERROR_INVALID_VALUE, ERROR_OUT_OF_MEMORY, require,
-};
-use crate::device::PAGE;
+use crate::access::Rights;
+use crate::codes::{Answer, ERROR_INVALID_VALUE, ERROR_OUT_OF_MEMORY, require};
+use crate::device::{Device, PAGE};
 use crate::ffi::Handle;
 use crate::memory::{Kind, New, Region};
+use crate::shared;
 use crate::world::World;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
+
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+const SHARED: u32 = 1;
+
+/// Where the bytes of a physical allocation are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backing {
+    /// In the device's file.
+    Device,
+    /// In a file of its own, as it may be shared.
+    Own(i32),
+    /// In a file of whoever shared it.
+    Imported(i32),
+}
 
 /// A physical allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Physical {
     /// Its device.
     pub device: usize,
-    /// Where it lies in the device's file.
+    backing: Backing,
+    /// Where it lies in its file.
     pub offset: u64,
     /// Its bytes.
     pub size: u64,
@@ -28,6 +43,32 @@ pub struct Physical {
     references: u32,
     /// References by mappings.
     mappings: u32,
+}
+
+impl Physical {
+    /// The file that it lies in.
+    pub fn file(&self, world: &World) -> i32 {
+        match self.backing {
+            Backing::Device => world.devices[self.device].file,
+            Backing::Own(file) | Backing::Imported(file) => file,
+        }
+    }
+
+    /// Gives its memory back.
+    fn free(&self, world: &World) {
+        let device = &world.devices[self.device];
+        match self.backing {
+            Backing::Device => {
+                device.punch(self.offset, self.size);
+                device.physical.give(self.offset, self.size);
+            }
+            Backing::Own(file) | Backing::Imported(file) => shared::close(file),
+        }
+        // Imported memory counts where it was made.
+        if !matches!(self.backing, Backing::Imported(_)) {
+            device.discharge(self.size);
+        }
+    }
 }
 
 /// Reserved addresses and physical allocations.
@@ -98,7 +139,7 @@ impl Vmm {
         &self,
         world: &World,
         size: usize,
-        device: i32,
+        device: &Device,
         handle_types: u32,
         rdma: u8,
     ) -> Answer<Handle> {
@@ -106,26 +147,65 @@ impl Vmm {
             size > 0 && (size as u64).is_multiple_of(PAGE),
             ERROR_INVALID_VALUE,
         )?;
-        let device = world.device(device).map_err(|_| ERROR_INVALID_DEVICE)?;
         let size = size as u64;
         device.charge(size)?;
-        let Some(offset) = device.physical.take(size, PAGE) else {
-            device.discharge(size);
-            return Err(ERROR_OUT_OF_MEMORY);
+        let is_shared = handle_types & SHARED != 0;
+        let place = if is_shared {
+            shared::create(device.ordinal, size).map(|file| (Backing::Own(file), 0))
+        } else {
+            let offset = device.physical.take(size, PAGE);
+            offset
+                .map(|offset| (Backing::Device, offset))
+                .ok_or(ERROR_OUT_OF_MEMORY)
         };
+        let (backing, offset) = place.inspect_err(|_| device.discharge(size))?;
+        Ok(self.add(
+            world,
+            Physical {
+                device: device.ordinal,
+                backing,
+                offset,
+                size,
+                handle_types,
+                rdma,
+                references: 1,
+                mappings: 0,
+            },
+        ))
+    }
+
+    fn add(&self, world: &World, physical: Physical) -> Handle {
         let handle = world.new_handle();
-        let device = device.ordinal;
-        let physical = Physical {
-            device,
-            offset,
-            size,
-            handle_types,
-            rdma,
-            references: 1,
-            mappings: 0,
-        };
         self.physical.lock().insert(handle, physical);
-        Ok(handle)
+        handle
+    }
+
+    /// A descriptor for an allocation that may be shared.
+    pub fn export(&self, handle: Handle) -> Answer<i32> {
+        match self.get(handle)?.backing {
+            Backing::Own(file) | Backing::Imported(file) => shared::duplicate(file),
+            Backing::Device => Err(ERROR_INVALID_VALUE),
+        }
+    }
+
+    /// The allocation of a descriptor, whoever made it.
+    pub fn import(&self, world: &World, file: i32) -> Answer<Handle> {
+        let (device, size) = shared::identify(file)?;
+        require(device < world.devices.len(), ERROR_INVALID_VALUE)?;
+        let backing = Backing::Imported(shared::duplicate(file)?);
+        Ok(self.add(
+            world,
+            Physical {
+                device,
+                backing,
+                offset: 0,
+                size,
+                handle_types: SHARED,
+                rdma: 0,
+                references: 1,
+                mappings: 0,
+            },
+        ))
     }
 
     /// An allocation.
@@ -147,7 +227,7 @@ impl Vmm {
         match region.kind {
             Kind::Mapped { allocation, .. } => self
                 .get(allocation)
-                .is_ok_and(|physical| physical.handle_types & 1 != 0),
+                .is_ok_and(|physical| physical.handle_types & SHARED != 0),
             _ => false,
         }
     }
@@ -174,17 +254,8 @@ impl Vmm {
         let physical = all.get_mut(&handle).ok_or(ERROR_INVALID_VALUE)?;
         change(physical);
         if physical.references == 0 && physical.mappings == 0 {
-            let Physical {
-                device,
-                offset,
-                size,
-                ..
-            } = *physical;
+            physical.free(world);
             all.remove(&handle);
-            let device = &world.devices[device];
-            device.punch(offset, size);
-            device.physical.give(offset, size);
-            device.discharge(size);
         }
         Ok(())
     }
@@ -215,7 +286,7 @@ impl Vmm {
         )?;
         self.update(world, handle, |physical| physical.mappings += 1)?;
         let kind = Kind::Mapped {
-            accessible: false,
+            rights: Rights::default(),
             allocation: handle,
             offset: offset as u64,
         };
@@ -253,31 +324,37 @@ impl Vmm {
         Ok(())
     }
 
-    /// Makes whole mappings accessible, or not.
-    pub fn set_access(&self, world: &World, base: u64, size: usize, access: u32) -> Answer {
-        const READ: u32 = 1;
-        const READ_WRITE: u32 = 3;
-        require(matches!(access, 0 | READ | READ_WRITE), ERROR_INVALID_VALUE)?;
+    /// Gives devices access to whole mappings, or takes it: pairs of device and flags.
+    pub fn set_access(
+        &self,
+        world: &World,
+        base: u64,
+        size: usize,
+        accesses: &[(usize, u32)],
+    ) -> Answer {
         for region in covered(world, base, size as u64)? {
             let Kind::Mapped {
-                allocation, offset, ..
+                mut rights,
+                allocation,
+                offset,
             } = region.kind
             else {
                 continue;
             };
-            if access == 0 {
-                map_nothing(region.base, region.size as usize)?;
-            } else {
-                self.show(world, &region, allocation, offset)?;
+            for (device, flags) in accesses {
+                rights.set(*device, *flags);
             }
-            let accessible = access != 0;
+            if rights.any() {
+                self.show(world, &region, allocation, offset)?;
+            } else {
+                map_nothing(region.base, region.size as usize)?;
+            }
             world.memory.change(region.base, |region| {
                 region.kind = Kind::Mapped {
-                    accessible,
+                    rights,
                     allocation,
                     offset,
                 };
-                region.flags = access;
             });
         }
         Ok(())
@@ -286,7 +363,7 @@ impl Vmm {
     /// Puts an allocation's memory at the addresses of a mapping.
     fn show(&self, world: &World, region: &Region, allocation: Handle, offset: u64) -> Answer {
         let physical = self.get(allocation)?;
-        let file = world.devices[physical.device].file;
+        let file = physical.file(world);
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
         let at = region.base as *mut c_void;

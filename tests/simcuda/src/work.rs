@@ -163,7 +163,7 @@ impl Work {
                 move_bytes(*dst, bytes.as_ptr() as u64, bytes.len());
             }
             Work::Fill(fill) => fill.run(),
-            Work::Kernel(launch) => launch.run(),
+            Work::Kernel(launch) => launch.run(world),
             Work::Host(function, data) => function(data.0),
             Work::Callback(function, stream, data) => function(*stream, 0, data.0),
             Work::AwaitValue(address, value, size, comparison) => {

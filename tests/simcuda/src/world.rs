@@ -13,6 +13,7 @@ use crate::ffi::Handle;
 use crate::graph::{Exec, Graph};
 use crate::journal::Journal;
 use crate::kernels::Module;
+use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::staging::Staging;
@@ -122,8 +123,11 @@ pub struct World {
 
 impl World {
     fn new(settings: Settings) -> Option<Self> {
+        let join = |folder: &String| Machine::join(folder, settings.devices);
+        let machine = settings.machine.as_ref().map(join).transpose().ok()?;
+        let machine = machine.map(Arc::new);
         let devices = (0..settings.devices)
-            .map(|ordinal| Device::new(ordinal, &settings))
+            .map(|ordinal| Device::new(ordinal, &settings, machine.clone()))
             .collect::<Option<Vec<_>>>()?;
         let specification = EARLY_FAULTS.lock().clone();
         let faults = Faults::parse(specification.as_deref().unwrap_or(&settings.fail));

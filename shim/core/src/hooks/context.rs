@@ -30,7 +30,7 @@ impl Process {
     }
 
     /// The primary context of a device, if it exists.
-    fn primary(&self, device: CUdevice) -> Option<CUcontext> {
+    pub(crate) fn primary(&self, device: CUdevice) -> Option<CUcontext> {
         let (mut flags, mut active) = (0, 0);
         let mut context = ptr::null_mut();
         // SAFETY: out-pointers to locals; the reference is given back at once.
@@ -168,6 +168,17 @@ pub(super) unsafe extern "C" fn cuDevicePrimaryCtxGetState(
     result
 }
 
+/// Notes the context that a successful call has written to `context`.
+unsafe fn made(context: *mut CUcontext, result: CUresult) -> CUresult {
+    if result.is_ok()
+        && let Some(process) = process::current()
+    {
+        // SAFETY: the driver has just written there.
+        process.contexts.lock().made(unsafe { *context });
+    }
+    result
+}
+
 fn create(
     context: *mut CUcontext,
     flags: c_uint,
@@ -178,7 +189,8 @@ fn create(
         return plain();
     };
     let Some(stand_in) = process.contexts.lock().stand_in(device, flags) else {
-        return plain();
+        // SAFETY: passed on.
+        return unsafe { made(context, plain()) };
     };
     // SAFETY: a context that prewarming holds; the out-pointer is the caller's.
     unsafe {
@@ -222,7 +234,8 @@ pub(super) unsafe extern "C" fn cuCtxCreate_v3(
     if count == 0 && parameters.is_null() {
         create(context, flags, device, plain)
     } else {
-        plain()
+        // SAFETY: passed on.
+        unsafe { made(context, plain()) }
     }
 }
 
@@ -237,7 +250,8 @@ pub(super) unsafe extern "C" fn cuCtxCreate_v4(
     if parameters.is_null() {
         create(context, flags, device, plain)
     } else {
-        plain()
+        // SAFETY: passed on.
+        unsafe { made(context, plain()) }
     }
 }
 
@@ -248,6 +262,7 @@ fn destroy(context: CUcontext, plain: impl FnOnce() -> CUresult) -> CUresult {
     let comes_to = process.contexts.lock().destroy(context);
     match comes_to {
         Destroy::Plain => {
+            process.contexts.lock().going(context);
             process.leave_context(context);
             let result = plain();
             if result.is_ok() {

@@ -19,13 +19,15 @@
 mod application;
 pub(crate) mod attributes;
 mod books;
-pub(crate) mod leave;
+mod leave;
 mod noted;
 mod own;
 mod peers;
-pub(crate) mod report;
+mod report;
 
 pub(crate) use books::Kind;
+pub(crate) use leave::{Block, NotMovable};
+pub(crate) use report::LedgerReport;
 
 use books::Books;
 use own::Model;

@@ -1,7 +1,8 @@
 //! What there is, and why a freeze is impossible.
 
 use super::Ledger;
-use super::books::Kind;
+use super::books::{Kind, Physical};
+use rewarm::driver::sys::CUdevice;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -44,6 +45,25 @@ impl fmt::Display for Obstacle {
             "{count} allocation{plural} of {}, {mebibytes:.1} MiB",
             self.kind
         )
+    }
+}
+
+impl Kind {
+    /// Its name in the report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Small => "small",
+            Kind::Plain => "plain",
+            Kind::Pool => "pool",
+            Kind::Managed => "managed",
+            Kind::Imported => "imported",
+            Kind::Physical => "shared",
+        }
+    }
+
+    /// Whether a process that has such memory cannot be frozen.
+    pub(crate) fn is_obstacle(self) -> bool {
+        matches!(self, Kind::Managed | Kind::Imported)
     }
 }
 
@@ -131,10 +151,9 @@ impl Ledger {
     pub(crate) fn obstacles(&self) -> Vec<Obstacle> {
         let report = self.report();
         let books = self.books.read();
-        [Kind::Managed, Kind::Imported]
-            .into_iter()
-            .filter_map(|kind| {
-                let tally = *report.stays.get(&kind)?;
+        let in_the_way = report.stays.iter().filter(|(kind, _)| kind.is_obstacle());
+        in_the_way
+            .filter_map(|(&kind, &tally)| {
                 let first = books.others.iter().find(|(_, other)| other.kind == kind);
                 let address = first.map_or(0, |(address, _)| *address);
                 Some(Obstacle {
@@ -144,6 +163,19 @@ impl Ledger {
                 })
             })
             .collect()
+    }
+
+    /// Bytes that a freeze takes away.
+    pub(crate) fn movable_bytes(&self) -> u64 {
+        self.report().leaves.bytes
+    }
+
+    /// Bytes of one device that a freeze takes away.
+    pub(crate) fn bytes_of(&self, device: CUdevice) -> u64 {
+        let books = self.books.read();
+        let moves = |physical: &&Physical| physical.stays.is_none() && physical.device() == device;
+        let sizes = books.physical.values().filter(moves);
+        sizes.map(|physical| physical.size as u64).sum()
     }
 
     /// Bytes of the application's device memory that stay on the device.

@@ -2,9 +2,9 @@
 
 use crate::capture;
 use crate::codes::{
-    Answer, ERROR_INVALID_CONTEXT, ERROR_INVALID_VALUE, ERROR_PEER_ACCESS_ALREADY_ENABLED,
-    ERROR_PEER_ACCESS_NOT_ENABLED, ERROR_PEER_ACCESS_UNSUPPORTED, ERROR_UNSUPPORTED_LIMIT, fail,
-    require,
+    Answer, ERROR_INVALID_CONTEXT, ERROR_INVALID_HANDLE, ERROR_INVALID_VALUE,
+    ERROR_PEER_ACCESS_ALREADY_ENABLED, ERROR_PEER_ACCESS_NOT_ENABLED,
+    ERROR_PEER_ACCESS_UNSUPPORTED, ERROR_UNSUPPORTED_LIMIT, fail, require,
 };
 use crate::context::Context;
 use crate::entry::driver_calls;
@@ -91,7 +91,14 @@ fn synchronize(world: &'static World, context: &Context) -> Answer {
     capture::guard_context(world, context.handle)?;
     capture::guard_unsafe(world)?;
     context.all_ends().iter().for_each(Marker::wait);
-    Ok(())
+    context.check()
+}
+
+fn record_event(world: &'static World, context: Handle, event: Handle) -> Answer {
+    let context = live_or_current(world, context)?;
+    let event = world.events.get(event)?;
+    require(event.context == context.handle, ERROR_INVALID_HANDLE)?;
+    capture::record_context(world, &event, &context)
 }
 
 /// Stack, printf, heap, sync depth, pending launches, L2 fetch granularity, persisting L2.
@@ -186,6 +193,13 @@ driver_calls! {
     fn cuCtxSynchronize() = |world| { let context = thread::context(world)?; synchronize(world, &context) };
     /// Waits for everything in a context.
     fn cuCtxSynchronize_v2(context: Handle) = |world| { let context = live_or_current(world, context)?; synchronize(world, &context) };
+    /// Records everything in a context.
+    fn cuCtxRecordEvent(context: Handle, event: Handle) = |world| record_event(world, context, event);
+    /// Makes all later work in a context wait.
+    fn cuCtxWaitEvent(context: Handle, event: Handle) = |world| {
+        let context = live_or_current(world, context)?;
+        capture::wait_event_in_context(world, &context, &*world.events.get(event)?)
+    };
     /// Sets a limit.
     fn cuCtxSetLimit(kind: u32, value: usize) = |world| set_limit(world, kind, value);
     /// A limit.

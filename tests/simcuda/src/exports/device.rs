@@ -6,7 +6,6 @@ use crate::entry::driver_calls;
 use crate::ffi::{Out, Text, put_text};
 use crate::thread;
 use crate::world::World;
-use std::sync::atomic::Ordering;
 
 /// What of `CUdevice_attribute` is not 0 (values like those of an H100).
 const ATTRIBUTES: &[(u32, i32)] = &[
@@ -128,8 +127,7 @@ fn peer_attribute(
 
 fn memory_info(world: &'static World, free: Out<usize>, total: Out<usize>) -> Answer {
     let device = &world.devices[thread::context(world)?.device];
-    let used = device.used.load(Ordering::Acquire);
-    free.put((device.capacity - used) as usize)?;
+    free.put(device.free() as usize)?;
     total.put(device.capacity as usize)
 }
 

@@ -41,21 +41,24 @@ fn record(world: &'static World, event: Handle, stream: Handle, default: Default
 }
 
 fn query(world: &'static World, event: Handle) -> Answer {
-    let marker = world.events.get(event)?.host_marker()?;
+    let event = world.events.get(event)?;
+    let marker = event.host_marker()?;
     capture::guard_unsafe(world)?;
     require(
         marker.is_none_or(|marker| marker.is_done()),
         ERROR_NOT_READY,
-    )
+    )?;
+    event.check(world)
 }
 
 fn synchronize(world: &'static World, event: Handle) -> Answer {
-    let marker = world.events.get(event)?.host_marker()?;
+    let event = world.events.get(event)?;
+    let marker = event.host_marker()?;
     capture::guard_unsafe(world)?;
     if let Some(marker) = marker {
         marker.wait();
     }
-    Ok(())
+    event.check(world)
 }
 
 fn elapsed(world: &'static World, place: Out<f32>, start: Handle, end: Handle) -> Answer {

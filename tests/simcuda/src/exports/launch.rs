@@ -1,5 +1,6 @@
 //! Modules, libraries, functions and launches of the built-in kernels.
 
+use crate::access::Actor;
 use crate::capture::submit;
 use crate::codes::{
     Answer, ERROR_FILE_NOT_FOUND, ERROR_INVALID_VALUE, ERROR_NOT_FOUND, fail, require,
@@ -87,8 +88,13 @@ fn launch(world: &'static World, default: DefaultStream, request: &Request) -> A
         request.grid.iter().all(|size| *size > 0),
         ERROR_INVALID_VALUE,
     )?;
-    let launch = Launch::new(request.function, request.parameters, request.extra)?;
     let stream = resolve(world, request.stream, default)?;
+    let context = stream.context()?;
+    let actor = Actor {
+        context: context.handle,
+        device: context.device,
+    };
+    let launch = Launch::new(request.function, request.parameters, request.extra, actor)?;
     submit(world, &stream, Work::Kernel(launch)).map(drop)
 }
 

@@ -222,9 +222,10 @@ fn range_attribute(
 }
 
 fn managed(world: &'static World, address: DevicePtr, bytes: usize) -> Answer {
-    use crate::memory::Side;
+    let region = world.memory.find(address).ok_or(ERROR_INVALID_VALUE)?;
+    let is_inside = bytes as u64 <= region.end() - address;
     require(
-        world.memory.side(address, bytes)? == Side::Managed,
+        region.kind == Kind::Managed && is_inside,
         ERROR_INVALID_VALUE,
     )
 }

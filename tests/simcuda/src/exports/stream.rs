@@ -1,12 +1,13 @@
 //! Streams.
 
+use crate::access::Intent;
 use crate::capture::{self, submit};
 use crate::codes::{Answer, ERROR_INVALID_HANDLE, ERROR_INVALID_VALUE, ERROR_NOT_READY, require};
 use crate::copy::wait_for;
 use crate::entry::driver_calls;
 use crate::ffi::{DevicePtr, Foreign, Handle, Out};
 use crate::memory::Side;
-use crate::stream::{DefaultStream, Marker, NON_BLOCKING, resolve};
+use crate::stream::{DefaultStream, Marker, NON_BLOCKING, Stream, resolve};
 use crate::thread;
 use crate::work::{HostFunction, StreamCallback, Work};
 use crate::world::World;
@@ -55,16 +56,23 @@ fn wait_event(
     capture::wait_event(world, &stream, &event)
 }
 
-/// Appends work that calls the application or touches single values.
+/// Appends work that calls the application.
 fn ask(world: &'static World, stream: Handle, default: DefaultStream, work: Work) -> Answer {
     let stream = resolve(world, stream, default)?;
     submit(world, &stream, work).map(drop)
 }
 
-fn known(world: &World, address: DevicePtr, size: usize) -> Answer {
+fn known(
+    world: &World,
+    stream: &Stream,
+    address: DevicePtr,
+    size: usize,
+    intent: Intent,
+) -> Answer {
     require(address.is_multiple_of(size as u64), ERROR_INVALID_VALUE)?;
+    let device = stream.context()?.device;
     require(
-        world.memory.side(address, size)? != Side::Pageable,
+        world.memory.side(address, size, device, intent)? != Side::Pageable,
         ERROR_INVALID_VALUE,
     )
 }
@@ -77,13 +85,9 @@ fn write_value(
     value: u64,
     size: usize,
 ) -> Answer {
-    known(world, address, size)?;
-    ask(
-        world,
-        stream,
-        default,
-        Work::WriteValue(address, value, size),
-    )
+    let stream = resolve(world, stream, default)?;
+    known(world, &stream, address, size, Intent::Write)?;
+    submit(world, &stream, Work::WriteValue(address, value, size)).map(drop)
 }
 
 /// What a wait looks at: address, value, bytes, comparison.
@@ -96,13 +100,10 @@ fn await_value(
     awaited: Awaited,
 ) -> Answer {
     let (address, value, size, comparison) = awaited;
-    known(world, address, size)?;
-    ask(
-        world,
-        stream,
-        default,
-        Work::AwaitValue(address, value, size, comparison),
-    )
+    let stream = resolve(world, stream, default)?;
+    known(world, &stream, address, size, Intent::Read)?;
+    let work = Work::AwaitValue(address, value, size, comparison);
+    submit(world, &stream, work).map(drop)
 }
 
 /// C may pass NULL for a function.

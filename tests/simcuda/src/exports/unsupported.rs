@@ -32,8 +32,6 @@ unsupported! {
     cuCoredumpSetAttributeGlobal
     cuCtxFromGreenCtx
     cuCtxGetDevResource
-    cuCtxRecordEvent
-    cuCtxWaitEvent
     cuDestroyExternalMemory
     cuDestroyExternalSemaphore
     cuDevResourceGenerateDesc

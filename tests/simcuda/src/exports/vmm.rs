@@ -1,7 +1,8 @@
 //! The virtual memory calls.
 
+use crate::access::is_valid;
 use crate::capture::guard_unsafe;
-use crate::codes::{Answer, ERROR_INVALID_VALUE, ERROR_NOT_SUPPORTED, fail, require};
+use crate::codes::{Answer, ERROR_INVALID_DEVICE, ERROR_INVALID_VALUE, fail, require};
 use crate::device::PAGE;
 use crate::entry::driver_calls;
 use crate::ffi::{DevicePtr, Handle, In, Out};
@@ -12,6 +13,8 @@ use std::ffi::c_void;
 
 /// `CU_MEM_LOCATION_TYPE_DEVICE`.
 const ON_DEVICE: u32 = 1;
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+const FILE_DESCRIPTOR: u32 = 1;
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`.
 const PINNED: u32 = 1;
 
@@ -53,13 +56,13 @@ fn create(
         wanted.kind == PINNED && wanted.location_kind == ON_DEVICE,
         ERROR_INVALID_VALUE,
     )?;
-    place.put(world.vmm.create(
-        world,
-        size,
-        wanted.location,
-        wanted.handle_types,
-        wanted.rdma,
-    )?)
+    let device = world
+        .device(wanted.location)
+        .map_err(|_| ERROR_INVALID_DEVICE)?;
+    let handle = world
+        .vmm
+        .create(world, size, device, wanted.handle_types, wanted.rdma)?;
+    place.put(handle)
 }
 
 fn granularity(
@@ -85,28 +88,26 @@ fn set_access(
     count: usize,
 ) -> Answer {
     require(count > 0, ERROR_INVALID_VALUE)?;
-    for index in 0..count {
+    let wanted = |index| {
         let access = accesses.at(index)?;
-        require(access.location_kind == ON_DEVICE, ERROR_INVALID_VALUE)?;
-        world.device(access.location)?;
-    }
-    let widest = (0..count)
-        .filter_map(|index| accesses.at(index).ok())
-        .map(|access| access.flags)
-        .max();
-    world.vmm.set_access(world, base, size, widest.unwrap_or(0))
+        require(
+            access.location_kind == ON_DEVICE && is_valid(access.flags),
+            ERROR_INVALID_VALUE,
+        )?;
+        Ok((world.device(access.location)?.ordinal, access.flags))
+    };
+    let wanted = (0..count).map(wanted).collect::<Answer<Vec<_>>>()?;
+    world.vmm.set_access(world, base, size, &wanted)
 }
 
 fn access(world: &World, place: Out<u64>, location: In<(u32, i32)>, address: DevicePtr) -> Answer {
     let (kind, device) = location.get()?;
     require(kind == ON_DEVICE, ERROR_INVALID_VALUE)?;
-    world.device(device)?;
-    let region = world.memory.find(address).ok_or(ERROR_INVALID_VALUE)?;
-    require(
-        matches!(region.kind, Kind::Mapped { .. }),
-        ERROR_INVALID_VALUE,
-    )?;
-    place.put(region.flags.into())
+    let device = world.device(device)?.ordinal;
+    match world.memory.find(address).map(|region| region.kind) {
+        Some(Kind::Mapped { rights, .. }) => place.put(rights.of(device).into()),
+        _ => fail(ERROR_INVALID_VALUE),
+    }
 }
 
 fn unmap(world: &'static World, base: DevicePtr, size: usize) -> Answer {
@@ -170,8 +171,14 @@ driver_calls! {
     fn cuMemGetAllocationPropertiesFromHandle(place: Out<Properties>, handle: Handle) = |world| properties(world, place, handle);
     /// The physical memory at an address.
     fn cuMemRetainAllocationHandle(place: Out<Handle>, address: DevicePtr) = |world| place.put(world.vmm.retain(world, address)?);
-    /// Sharing physical memory is not simulated.
-    fn cuMemExportToShareableHandle(place: *mut c_void, handle: Handle, kind: u32, flags: u64) = |world| { world.vmm.get(handle)?; fail(ERROR_NOT_SUPPORTED) };
-    /// Sharing physical memory is not simulated.
-    fn cuMemImportFromShareableHandle(place: Out<Handle>, shared: *mut c_void, kind: u32) = |_world| fail(ERROR_NOT_SUPPORTED);
+    /// A file descriptor for physical memory.
+    fn cuMemExportToShareableHandle(place: Out<i32>, handle: Handle, kind: u32, flags: u64) = |world| {
+        require(place.given() && kind == FILE_DESCRIPTOR && flags == 0, ERROR_INVALID_VALUE)?;
+        place.put(world.vmm.export(handle)?)
+    };
+    /// Physical memory of a file descriptor, which is passed as a pointer and stays the caller's.
+    fn cuMemImportFromShareableHandle(place: Out<Handle>, shared: *mut c_void, kind: u32) = |world| {
+        require(place.given() && kind == FILE_DESCRIPTOR, ERROR_INVALID_VALUE)?;
+        place.put(world.vmm.import(world, shared as usize as i32)?)
+    };
 }

@@ -1,0 +1,49 @@
+//! Which stream captures are under way. A capture that the driver's own waiting
+//! calls meet is broken by them, so they have to be known before.
+
+use parking_lot::Mutex;
+use rewarm::driver::sys::*;
+use std::collections::HashSet;
+
+/// A stream that may be capturing. A default stream is another one in each thread,
+/// or at least not told apart from that.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    stream: usize,
+    thread: usize,
+}
+
+impl Key {
+    fn of(stream: CUstream) -> Key {
+        let stream = stream.addr();
+        let is_default = stream <= CU_STREAM_PER_THREAD.addr();
+        Key {
+            stream,
+            // SAFETY: has no requirements.
+            thread: is_default
+                .then(|| unsafe { libc::pthread_self() } as usize)
+                .unwrap_or(0),
+        }
+    }
+}
+
+/// The captures of the process.
+#[derive(Default)]
+pub(crate) struct Captures(Mutex<HashSet<Key>>);
+
+impl Captures {
+    /// A capture of a stream has begun.
+    pub(crate) fn begun(&self, stream: CUstream) {
+        self.0.lock().insert(Key::of(stream));
+    }
+
+    /// A stream captures no longer.
+    pub(crate) fn ended(&self, stream: CUstream) {
+        self.0.lock().remove(&Key::of(stream));
+    }
+
+    /// Whether any stream may be capturing.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+}

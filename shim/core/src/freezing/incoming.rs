@@ -1,0 +1,254 @@
+//! What comes back: the chunks of the snapshot, and the blocks that they go to.
+
+use super::{FreezeError, Freezer, watched};
+use crate::ledger::Block;
+use parking_lot::Mutex;
+use rewarm::control::{Order, Phase};
+use rewarm::digest::{Digest, Span, digest, of_zeros};
+use rewarm::driver::sys::CUdevice;
+use rewarm::lanes::{LaneSet, Load, LoadOptions, Part, Take};
+use rewarm::pages::FileRange;
+use rewarm::snapshot::{CHUNK_BYTES, Chunk, Piece, Snapshot, Stored};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// The chunks of a snapshot on their way to the blocks.
+pub(super) struct Incoming<'a> {
+    snapshot: &'a Snapshot,
+    /// In the order in which they come.
+    pieces: Vec<Arriving>,
+    devices: Vec<CUdevice>,
+}
+
+/// A chunk and where it goes.
+#[derive(Clone, Copy)]
+struct Arriving {
+    device: CUdevice,
+    address: u64,
+    piece: Piece,
+}
+
+impl Arriving {
+    fn stored(&self) -> Option<Stored> {
+        match self.piece.chunk {
+            Chunk::Stored(stored) => Some(stored),
+            Chunk::Zero | Chunk::Discarded => None,
+        }
+    }
+
+    /// What its bytes must come to, if they matter.
+    fn digest(&self) -> Option<Digest> {
+        match self.piece.chunk {
+            Chunk::Stored(stored) => Some(stored.digest),
+            Chunk::Zero => Some(of_zeros(self.piece.bytes as usize)),
+            Chunk::Discarded => None,
+        }
+    }
+}
+
+impl Incoming<'_> {
+    /// Finds the block of each allocation. Blocks and manifest are of the same
+    /// freeze, so they fit, or something is badly wrong.
+    pub(super) fn new<'a>(
+        snapshot: &'a Snapshot,
+        blocks: &[Block],
+        order: Order,
+    ) -> Result<Incoming<'a>, FreezeError> {
+        let manifest = snapshot.manifest();
+        let by_id: HashMap<_, _> = blocks.iter().map(|block| (block.id, block)).collect();
+        let mut ordered: Vec<(&Block, usize)> = Vec::with_capacity(blocks.len());
+        for (number, allocation) in manifest.allocations.iter().enumerate() {
+            let block = by_id.get(&allocation.id).filter(|block| {
+                block.bytes == allocation.bytes && block.device as u32 == allocation.device
+            });
+            let Some(block) = block else {
+                return Err(FreezeError::Foreign {
+                    path: snapshot.path().to_owned(),
+                    what: "its allocations are not those that were frozen",
+                });
+            };
+            ordered.push((block, number));
+        }
+        if ordered.len() != blocks.len() {
+            return Err(FreezeError::Foreign {
+                path: snapshot.path().to_owned(),
+                what: "it lacks allocations that were frozen",
+            });
+        }
+        match order {
+            Order::Largest => ordered.sort_by_key(|(block, _)| u64::MAX - block.bytes),
+            Order::Smallest => ordered.sort_by_key(|(block, _)| block.bytes),
+            Order::Address => ordered.sort_by_key(|(block, _)| block.address),
+        }
+        let mut of_allocation = vec![Vec::new(); manifest.allocations.len()];
+        for piece in manifest.pieces() {
+            of_allocation[piece.allocation].push(piece);
+        }
+        let mut pieces = Vec::with_capacity(manifest.chunks.len());
+        for (block, number) in &ordered {
+            pieces.extend(of_allocation[*number].iter().map(|piece| Arriving {
+                device: block.device,
+                address: block.address + piece.offset,
+                piece: *piece,
+            }));
+        }
+        let mut devices: Vec<_> = blocks.iter().map(|block| block.device).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        Ok(Incoming {
+            snapshot,
+            pieces,
+            devices,
+        })
+    }
+
+    /// Devices that something comes back to.
+    pub(super) fn devices(&self) -> Vec<CUdevice> {
+        self.devices.clone()
+    }
+
+    /// Bytes that are read.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let stored = self.pieces.iter().filter(|one| one.stored().is_some());
+        stored.map(|one| one.piece.bytes).sum()
+    }
+
+    fn of(&self, device: CUdevice) -> impl Iterator<Item = &Arriving> {
+        self.pieces.iter().filter(move |one| one.device == device)
+    }
+
+    /// What is read for a device; what lies side by side at once.
+    fn loads(&self, device: CUdevice) -> Vec<Load> {
+        let mut loads: Vec<Load> = Vec::new();
+        for one in self.of(device) {
+            let Some(stored) = one.stored() else { continue };
+            let file = self.snapshot.file(stored.file);
+            if let Some(last) = loads.last_mut()
+                && Arc::ptr_eq(&last.range.file, file)
+                && last.range.offset + last.range.bytes == stored.offset
+                && last.device + last.range.bytes == one.address
+            {
+                last.range.bytes += one.piece.bytes;
+                continue;
+            }
+            loads.push(Load {
+                range: FileRange {
+                    file: file.clone(),
+                    offset: stored.offset,
+                    bytes: one.piece.bytes,
+                },
+                device: one.address,
+            });
+        }
+        loads
+    }
+
+    /// A chunk whose bytes are not what they were.
+    fn corrupt(&self, one: &Arriving) -> FreezeError {
+        let allocation = &self.snapshot.manifest().allocations[one.piece.allocation];
+        let at = format!(
+            "{} bytes at {:#x} of the allocation of {} bytes at {:#x}",
+            one.piece.bytes, one.piece.offset, allocation.bytes, allocation.address
+        );
+        match one.stored() {
+            Some(stored) => FreezeError::Corrupt {
+                path: self.snapshot.file(stored.file).path().to_owned(),
+                what: format!(
+                    "the chunk at offset {} ({at}) does not have its checksum",
+                    stored.offset
+                ),
+            },
+            None => FreezeError::Corrupt {
+                path: self.snapshot.path().to_owned(),
+                what: format!("{at} should be zero and are not"),
+            },
+        }
+    }
+}
+
+impl Freezer<'_> {
+    /// Reads a device's chunks into its memory. A context of it is current.
+    pub(super) fn load(
+        &self,
+        device: CUdevice,
+        incoming: &Incoming<'_>,
+    ) -> Result<(), FreezeError> {
+        let loads = incoming.loads(device);
+        let total = loads.iter().map(|load| load.range.bytes).sum();
+        let progress = Arc::new(AtomicU64::new(0));
+        let options = LoadOptions {
+            strategy: self.process.plan.read_strategy,
+            keep_cached: false,
+            progress: Some(progress.clone()),
+        };
+        let lanes = LaneSet::new(self.process.driver, &self.process.plan)?;
+        // SAFETY: the memory was just made, and nothing else knows that it is there.
+        let load = || unsafe { lanes.load(&loads, &options) };
+        let loaded = watched(self.reporter, Phase::Loading, &progress, total, load);
+        lanes.release();
+        loaded?;
+        Ok(())
+    }
+
+    /// Compares all digests of a device's memory. Whether the GPU did it.
+    pub(super) fn verify(
+        &self,
+        device: CUdevice,
+        incoming: &Incoming<'_>,
+    ) -> Result<bool, FreezeError> {
+        let matters: Vec<_> = incoming
+            .of(device)
+            .filter(|one| one.digest().is_some())
+            .collect();
+        let spans: Vec<_> = matters
+            .iter()
+            .map(|one| Span {
+                device: one.address,
+                bytes: one.piece.bytes,
+            })
+            .collect();
+        let mut wrong = None;
+        let by_gpu = self.digests_by_gpu(self.freezing.memory, &spans, &mut |number, digest| {
+            if matters[number].digest() != Some(digest) {
+                wrong.get_or_insert(number);
+            }
+        });
+        if !by_gpu {
+            wrong = self.verify_over_lanes(&matters)?;
+        }
+        match wrong {
+            Some(number) => Err(incoming.corrupt(matters[number])),
+            None => Ok(by_gpu),
+        }
+    }
+
+    /// Brings the chunks to the host again; the number of one that is wrong.
+    fn verify_over_lanes(&self, matters: &[&Arriving]) -> Result<Option<usize>, FreezeError> {
+        let parts = matters.iter().map(|one| Part {
+            device: one.address,
+            bytes: one.piece.bytes as usize,
+        });
+        let parts = parts.collect();
+        let expected: Vec<_> = matters.iter().map(|one| one.digest()).collect();
+        let wrong = Arc::new(Mutex::new(None));
+        let found = wrong.clone();
+        let take: Arc<Take> = Arc::new(move |_, number, bytes| {
+            if expected[number] != Some(digest(bytes)) {
+                found.lock().get_or_insert(number);
+            }
+            Ok(())
+        });
+        let plan = self
+            .process
+            .plan
+            .writing(rewarm::config::cpus(), CHUNK_BYTES as usize);
+        let lanes = LaneSet::new(self.process.driver, &plan)?;
+        // SAFETY: all memory is there, and no work is under way.
+        let unloaded = unsafe { lanes.unload(parts, take) };
+        lanes.release();
+        unloaded?;
+        let wrong = *wrong.lock();
+        Ok(wrong)
+    }
+}

@@ -1,0 +1,232 @@
+//! Finding processes that listen, from their pid alone.
+
+use anyhow::{Result, bail};
+use rewarm::config::{Settings, run_dirs_of};
+use rewarm::control::{Client, ControlError};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// In the maps of every process that uses CUDA under rewarm.
+const CORE: &str = "/librewarm_core.so";
+
+/// A process, by its pid as seen from here.
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// Its folder in `/proc`.
+    folder: PathBuf,
+}
+
+impl Process {
+    pub(super) fn find(pid: u32) -> Result<Process> {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        if !folder.exists() {
+            bail!("there is no process {pid}");
+        }
+        Ok(Process { pid, folder })
+    }
+
+    /// Connects to it, or says why that cannot be.
+    pub(super) fn connect(&self) -> Result<Client> {
+        match self.try_connect() {
+            Ok(client) => Ok(client),
+            Err(error @ ControlError::NotListening { .. }) => bail!(self.why_silent(&error)),
+            Err(error) => match self.foreign_owner() {
+                Some(uid) => bail!(self.is_foreign(uid)),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// This process and its descendants, those that use CUDA under rewarm, by pid.
+    ///
+    /// # Errors
+    /// If one of them does but cannot be asked, or none does.
+    pub(super) fn tree(self) -> Result<Vec<Process>> {
+        let pid = self.pid;
+        let mut found = Vec::new();
+        for pid in descendants(pid, &parents()) {
+            // One may end at any time.
+            let Ok(process) = Process::find(pid) else {
+                continue;
+            };
+            match process.try_connect() {
+                Ok(_) => found.push(process),
+                Err(error @ ControlError::NotListening { .. }) => {
+                    if process.maps().is_ok_and(|maps| maps.contains(CORE)) {
+                        bail!(process.why_silent(&error));
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if found.is_empty() {
+            bail!(
+                "neither process {pid} nor a descendant of it uses CUDA under rewarm: start it with `rewarm run --freezable -- …`"
+            );
+        }
+        Ok(found)
+    }
+
+    fn try_connect(&self) -> Result<Client, ControlError> {
+        Client::connect(&self.run_dirs(), self.own_pid().unwrap_or(self.pid))
+    }
+
+    /// Where the process would listen, as seen from here.
+    fn run_dirs(&self) -> Vec<PathBuf> {
+        let mut folders = match self.variable("REWARM_RUN_DIR") {
+            Some(folder) => vec![PathBuf::from(folder)],
+            None => run_dirs_of(self.uid(), self.variable("XDG_RUNTIME_DIR").as_deref()),
+        };
+        if self.is_elsewhere() {
+            let root = self.folder.join("root");
+            for folder in &mut folders {
+                *folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
+            }
+        } else {
+            let own = Settings::from_env().0.run_dirs;
+            folders.extend(
+                own.into_iter()
+                    .filter(|folder| !folders.contains(folder))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        folders
+    }
+
+    /// Whether it sees other files than this process: it is in a container.
+    fn is_elsewhere(&self) -> bool {
+        let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+        let (its, own) = (namespace(&self.folder), namespace(Path::new("/proc/self")));
+        its.is_some() && its != own
+    }
+
+    /// Its pid as it sees it itself.
+    fn own_pid(&self) -> Option<u32> {
+        let status = fs::read_to_string(self.folder.join("status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))?;
+        line.split_whitespace().last()?.parse().ok()
+    }
+
+    fn variable(&self, name: &str) -> Option<OsString> {
+        let environment = fs::read(self.folder.join("environ")).ok()?;
+        let value = environment
+            .split(|&byte| byte == 0)
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        (!value.is_empty()).then(|| OsString::from_vec(value.to_vec()))
+    }
+
+    fn uid(&self) -> u32 {
+        fs::metadata(&self.folder).map_or(0, |found| found.uid())
+    }
+
+    /// The user it belongs to, if that is not us and we are not root.
+    fn foreign_owner(&self) -> Option<u32> {
+        let own = fs::metadata("/proc/self").map_or(0, |found| found.uid());
+        (own != 0 && own != self.uid()).then(|| self.uid())
+    }
+
+    fn is_foreign(&self, uid: u32) -> String {
+        format!(
+            "process {} belongs to user {uid}: ask as that user or as root",
+            self.pid
+        )
+    }
+
+    fn maps(&self) -> io::Result<String> {
+        fs::read_to_string(self.folder.join("maps"))
+    }
+
+    fn why_silent(&self, error: &ControlError) -> String {
+        let pid = self.pid;
+        if let Some(uid) = self.foreign_owner() {
+            return self.is_foreign(uid);
+        }
+        let Ok(maps) = self.maps() else {
+            return format!("{error}; whether it runs under rewarm cannot be seen from here");
+        };
+        if maps.contains(CORE) {
+            format!(
+                "{error}; it runs under rewarm, but could make no control socket (see its REWARM_LOG)"
+            )
+        } else if maps.contains("/librewarm.so") {
+            format!(
+                "process {pid} runs under rewarm, but has not used CUDA yet (or REWARM_DISABLE=1 is set)"
+            )
+        } else {
+            format!(
+                "process {pid} runs without rewarm: start it with `rewarm run -- …` or LD_PRELOAD"
+            )
+        }
+    }
+}
+
+/// A process and its descendants, parents first.
+fn descendants(pid: u32, parents: &[(u32, u32)]) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        let children = parents.iter().filter(|entry| entry.1 == parent);
+        let fresh: Vec<_> = children
+            .map(|entry| entry.0)
+            .filter(|child| !found.contains(child))
+            .collect();
+        found.extend(fresh);
+        next += 1;
+    }
+    found
+}
+
+/// Every process that can be seen, with its parent.
+fn parents() -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let mut pairs: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read(entry.path().join("stat")).ok()?;
+            Some((pid, parent_in(&String::from_utf8_lossy(&stat))?))
+        })
+        .collect();
+    pairs.sort_unstable();
+    pairs
+}
+
+/// The parent's pid in `/proc/PID/stat`. The name before it may hold anything.
+fn parent_in(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_behind_any_name() {
+        assert_eq!(parent_in("7 (sh) S 5 7 7 0"), Some(5));
+        assert_eq!(parent_in("7 (a) S 9 (b) R 5 7"), Some(5));
+        assert_eq!(parent_in("7 (sh"), None);
+        assert_eq!(parent_in(""), None);
+    }
+
+    #[test]
+    fn descendants_come_behind_their_parents_and_once() {
+        let parents = [(1, 0), (2, 1), (3, 9), (4, 2), (5, 1), (9, 4), (7, 7)];
+        assert_eq!(descendants(2, &parents), [2, 4, 9, 3]);
+        assert_eq!(descendants(7, &parents), [7]);
+        assert_eq!(descendants(8, &parents), [8]);
+    }
+
+    #[test]
+    fn this_process_is_a_child_of_its_parent() {
+        let parent = std::os::unix::process::parent_id();
+        assert!(parents().contains(&(std::process::id(), parent)));
+    }
+}

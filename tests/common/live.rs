@@ -1,0 +1,286 @@
+//! A program that lives while a test commands it and freezes and thaws it.
+
+use super::{Run, Scratch, cli, run};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes that is not stuck.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A running program that answers each line with one.
+pub struct Live {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    scratch: Scratch,
+    shown: String,
+}
+
+impl Live {
+    /// Starts a program under rewarm and waits until it is ready. The devices belong
+    /// to a machine of the test's own.
+    pub fn start(run: Run) -> Live {
+        let run = run
+            .env("SIMCUDA_MACHINE", "{scratch}/machine")
+            .env("REWARM_FREEZABLE", "1");
+        Live::start_as_it_is(run)
+    }
+
+    /// The same without settings of freezing.
+    pub fn start_as_it_is(run: Run) -> Live {
+        let run::Begun {
+            mut child,
+            scratch,
+            shown,
+        } = run.begin();
+        let input = child.stdin.take().expect("its input is a pipe");
+        let output = child.stdout.take().expect("its output is a pipe");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let live = Live {
+            child,
+            input,
+            lines,
+            scratch,
+            shown,
+        };
+        let ready = live.answer();
+        assert!(ready.starts_with("ready "), "{ready}\n{}", live.shown);
+        live
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The folder that it was given.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Sends a command without waiting for the answer.
+    pub fn send(&mut self, command: &str) {
+        writeln!(self.input, "{command}").unwrap_or_else(|error| self.fail(&error.to_string()));
+    }
+
+    /// The next line that it prints.
+    #[track_caller]
+    pub fn answer(&self) -> String {
+        match self.lines.recv_timeout(LONGEST) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => self.fail("it does not answer"),
+            Err(RecvTimeoutError::Disconnected) => self.fail("it has ended"),
+        }
+    }
+
+    /// Sends a command and returns what it answers.
+    #[track_caller]
+    pub fn ask(&mut self, command: &str) -> String {
+        self.send(command);
+        self.answer()
+    }
+
+    /// Insists that a command is carried out.
+    #[track_caller]
+    pub fn must(&mut self, command: &str) {
+        let answer = self.ask(command);
+        if answer != "ok" {
+            self.fail(&format!("{command}: {answer}"));
+        }
+    }
+
+    /// Ends the test with everything that is known.
+    #[track_caller]
+    pub fn fail(&self, why: &str) -> ! {
+        let left = |name: &str| fs::read_to_string(self.scratch.file(name)).unwrap_or_default();
+        panic!(
+            "{why}\n{} (process {})\nstderr:\n{}\nlog:\n{}",
+            self.shown,
+            self.pid(),
+            left("stderr"),
+            left("log"),
+        )
+    }
+
+    /// `rewarm ARGUMENTS`, which finds this program.
+    pub fn rewarm(&self, arguments: &[&str]) -> Command {
+        let mut command = cli::rewarm(arguments);
+        command.env("REWARM_RUN_DIR", self.scratch.file("run"));
+        command
+    }
+
+    /// Where its snapshots go.
+    pub fn snapshot(&self) -> PathBuf {
+        self.scratch.file("snapshot")
+    }
+
+    /// `rewarm freeze` of it.
+    pub fn freezing(&self, options: &[&str]) -> Command {
+        let (pid, folder) = (self.pid().to_string(), self.snapshot());
+        let given = ["freeze", "--pid", &pid, "--to", cli::text(&folder)];
+        self.rewarm(&[&given, options].concat())
+    }
+
+    /// `rewarm thaw` of it.
+    pub fn thawing(&self, options: &[&str]) -> Command {
+        let pid = self.pid().to_string();
+        self.rewarm(&[&["thaw", "--pid", &pid], options].concat())
+    }
+
+    /// Freezes it.
+    #[track_caller]
+    pub fn freeze(&self, options: &[&str]) -> Value {
+        self.succeeds(&mut self.freezing(&[&["--json"], options].concat()))
+    }
+
+    /// Thaws it.
+    #[track_caller]
+    pub fn thaw(&self, options: &[&str]) -> Value {
+        self.succeeds(&mut self.thawing(&[&["--json"], options].concat()))
+    }
+
+    #[track_caller]
+    fn succeeds(&self, command: &mut Command) -> Value {
+        let output = command.output().expect("rewarm starts");
+        if !output.status.success() {
+            self.fail(&format!("{command:?}: {}", cli::stderr(&output)));
+        }
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| self.fail(&format!("{error}: {output:?}")))
+    }
+
+    /// Insists that a command fails with status 1 and says all the words, whatever
+    /// their case. Returns what it says.
+    #[track_caller]
+    pub fn refused(&self, mut command: Command, words: &[&str]) -> String {
+        let output = command.output().expect("rewarm starts");
+        let message = cli::stderr(&output);
+        if output.status.code() != Some(1) {
+            self.fail(&format!("not refused: {command:?}: {output:?}"));
+        }
+        for word in words {
+            let is_there = message.to_lowercase().contains(&word.to_lowercase());
+            assert!(is_there, "{word:?} is not in: {message}");
+        }
+        message
+    }
+
+    /// The state that `rewarm status` tells of a process of this program.
+    #[track_caller]
+    pub fn state_of(&self, pid: u32) -> String {
+        let pid = pid.to_string();
+        let report = self.succeeds(&mut self.rewarm(&["status", "--pid", &pid, "--json"]));
+        let state = report["state"].as_str();
+        state.expect("the state is a text").to_owned()
+    }
+
+    /// The state that `rewarm status` tells.
+    #[track_caller]
+    pub fn state(&self) -> String {
+        self.state_of(self.pid())
+    }
+
+    /// Waits until a freeze or thaw that nobody watches is over, and tells the state.
+    #[track_caller]
+    pub fn settled(&self) -> String {
+        let begun = Instant::now();
+        loop {
+            let state = self.state();
+            if state != "freezing" && state != "thawing" {
+                return state;
+            }
+            if begun.elapsed() > LONGEST {
+                self.fail(&format!("it is {state} for ever"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Bytes of the device memory of all devices that one of its processes uses.
+    #[track_caller]
+    pub fn used_by(&self, pid: u32) -> u64 {
+        let file = self.scratch.file("machine").join(pid.to_string());
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| self.fail(&error.to_string()));
+        text.split_whitespace()
+            .map(|number| number.parse::<u64>().expect("a number"))
+            .sum()
+    }
+
+    /// Bytes of the device memory of all devices that it uses.
+    #[track_caller]
+    pub fn used(&self) -> u64 {
+        self.used_by(self.pid())
+    }
+
+    /// The processes that use the machine's devices.
+    pub fn processes(&self) -> Vec<u32> {
+        let entries = fs::read_dir(self.scratch.file("machine")).expect("there is a machine");
+        let names = entries.map(|entry| entry.expect("it can be read").file_name());
+        let mut pids: Vec<u32> = names
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Has somebody else use so many bytes of device 0; 0 gives them back.
+    pub fn make_scarce(&self, bytes: u64) {
+        let file = self.scratch.file("machine/somebody");
+        fs::write(file, bytes.to_string()).expect("it is our folder");
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: our own child, which is not reaped yet.
+        unsafe { libc::kill(self.pid() as i32, signal) };
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        match run::wait(&mut self.child, LONGEST) {
+            Some(status) => status,
+            None => self.fail("it does not end"),
+        }
+    }
+
+    /// Lets it free all and end.
+    #[track_caller]
+    pub fn quit(mut self) {
+        self.must("quit");
+        let status = self.wait();
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            // SAFETY: the group was made for this child, which is not reaped yet.
+            unsafe { libc::killpg(self.pid() as i32, libc::SIGKILL) };
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Waits for a command of `rewarm` that was started in the background.
+#[track_caller]
+pub fn ended(mut child: Child) -> Output {
+    if run::wait(&mut child, LONGEST).is_none() {
+        let _ = child.kill();
+        panic!("rewarm does not end");
+    }
+    child.wait_with_output().expect("it has ended")
+}
