@@ -3,11 +3,11 @@
 
 mod common;
 
-#[allow(dead_code, reason = "the preloaded core uses the rest")]
+#[allow(dead_code, unused_imports, reason = "the preloaded core uses the rest")]
 #[path = "../shim/core/src/ledger/mod.rs"]
 mod ledger;
 
-use ledger::leave::Block;
+use ledger::Block;
 use ledger::{Kind, Ledger};
 use rewarm::driver::sys::*;
 use rewarm::driver::{Driver, MemoryDriver};

@@ -11,6 +11,8 @@ pub enum Strategy {
     Auto,
     /// `pread(2)` through the page cache.
     Pread,
+    /// Copied from a mapping, as far as the page cache has it.
+    Mapped,
     /// `pread(2)` through the page cache, with hints for what comes next.
     ReadAhead,
     /// `pread(2)` with O_DIRECT, past the page cache.
@@ -26,18 +28,20 @@ pub struct UnknownStrategy(String);
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Strategy; 5] = [
+    pub const ALL: [Strategy; 6] = [
         Strategy::Auto,
         Strategy::Pread,
+        Strategy::Mapped,
         Strategy::ReadAhead,
         Strategy::Direct,
         Strategy::Uring,
     ];
 
     /// Their names, in the same order.
-    pub const NAMES: [&'static str; 5] = [
+    pub const NAMES: [&'static str; 6] = [
         Strategy::Auto.name(),
         Strategy::Pread.name(),
+        Strategy::Mapped.name(),
         Strategy::ReadAhead.name(),
         Strategy::Direct.name(),
         Strategy::Uring.name(),
@@ -48,6 +52,7 @@ impl Strategy {
         match self {
             Strategy::Auto => "auto",
             Strategy::Pread => "pread",
+            Strategy::Mapped => "mapped",
             Strategy::ReadAhead => "readahead",
             Strategy::Direct => "direct",
             Strategy::Uring => "io_uring",

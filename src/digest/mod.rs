@@ -52,11 +52,27 @@ impl fmt::Debug for Digest {
 
 /// The digest of a chunk.
 pub fn digest(bytes: &[u8]) -> Digest {
-    let mut root = Xxh3::new();
-    for leaf in bytes.chunks(LEAF) {
-        root.update(&xxh3_128(leaf).to_le_bytes());
+    let mut digester = Digester::default();
+    digester.update(bytes);
+    digester.finish()
+}
+
+/// A digest in the making.
+#[derive(Default)]
+pub struct Digester(Xxh3);
+
+impl Digester {
+    /// Adds the next bytes of the chunk: whole leaves, or all that is left.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for leaf in bytes.chunks(LEAF) {
+            self.0.update(&xxh3_128(leaf).to_le_bytes());
+        }
     }
-    Digest(root.digest128())
+
+    /// The digest, when all bytes were added.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.digest128())
+    }
 }
 
 /// The digest of a chunk, from those of its leaves in order: low and high 64 bits.

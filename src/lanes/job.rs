@@ -9,7 +9,6 @@ use crate::driver::sys::CUdeviceptr;
 use crate::pages::{Chunk, Reading};
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,24 +49,6 @@ pub(super) enum Work {
     Fill(Box<Fill>),
     /// From device memory to whoever takes it.
     Unload(Box<Unload>),
-}
-
-/// Where bytes of the device go.
-pub(super) trait Destination {
-    /// Takes the next chunk; the taker must [`finish`](Job::finish) it or
-    /// [`fail`](Job::fail).
-    fn claim(&self) -> Option<Leaving>;
-
-    /// Takes a chunk's bytes, which `lane` has brought.
-    fn take(&self, lane: usize, leaving: &Leaving, bytes: &[u8]) -> Result<(), LaneError>;
-}
-
-/// A chunk on its way out of device memory.
-pub(super) struct Leaving {
-    pub(super) device: CUdeviceptr,
-    pub(super) bytes: usize,
-    /// Where it goes, as the destination counts.
-    pub(super) place: usize,
 }
 
 /// Hands out the chunks of a copy, each once.
@@ -137,26 +118,6 @@ impl MemoryCopy {
             file,
             claims: Claims::new(cut),
         }
-    }
-}
-
-impl Destination for MemoryCopy {
-    fn claim(&self) -> Option<Leaving> {
-        self.claims.claim().map(|chunk| Leaving {
-            device: self.device + chunk.start as u64,
-            bytes: chunk.len(),
-            place: chunk.start,
-        })
-    }
-
-    fn take(&self, _lane: usize, leaving: &Leaving, bytes: &[u8]) -> Result<(), LaneError> {
-        // SAFETY: the chunk lies within the caller's memory, which outlives the
-        // claim.
-        unsafe {
-            let to = self.host.add(leaving.place);
-            ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! One lane: a ring of pinned slots, and the work of filling and emptying them.
 
-use super::job::{Destination, Direction, FileCopy, Job, Leaving, MemoryCopy, Work};
+use super::job::{Direction, FileCopy, Job, MemoryCopy, Work};
 use super::staging::Staging;
 use super::stores::stage;
 use super::streams::Streams;
@@ -10,7 +10,6 @@ use crate::driver::sys::*;
 use crate::pages::{self, Chunk, Worker};
 use std::ops::Range;
 use std::ptr;
-use std::slice;
 use std::sync::atomic::Ordering;
 
 /// A lane. Whoever runs it holds it exclusively.
@@ -38,7 +37,7 @@ struct Slot {
 
 /// A chunk whose transfer to a slot is under way.
 struct Arriving {
-    chunk: Leaving,
+    chunk: Range<usize>,
     slot: usize,
 }
 
@@ -80,7 +79,7 @@ impl Lane {
         match &job.work {
             Work::Memory(copy) => match copy.direction {
                 Direction::ToDevice => self.run_to_device(driver, staging, job, copy, most),
-                Direction::ToHost => self.run_to_host(driver, staging, job, &**copy, most),
+                Direction::ToHost => self.run_to_host(driver, staging, job, copy, most),
             },
             Work::Files(copy) => {
                 let mut filling = Filling {
@@ -94,7 +93,7 @@ impl Lane {
             }
             Work::Fill(fill) => fill.run(job, most),
             // Nobody else's copy waits for its turn meanwhile.
-            Work::Unload(unload) => self.run_to_host(driver, staging, job, &**unload, usize::MAX),
+            Work::Unload(unload) => unload.run(self, driver, staging, job),
         }
     }
 
@@ -168,20 +167,21 @@ impl Lane {
         Ok(())
     }
 
-    /// Keeps one transfer under way while the chunk before it is taken.
+    /// Keeps one transfer under way while the chunk before it is copied out.
     fn run_to_host(
         &mut self,
         driver: &Driver,
         staging: &Staging,
         job: &Job,
-        destination: &impl Destination,
+        copy: &MemoryCopy,
         most: usize,
     ) {
         let mut arriving: Option<Arriving> = None;
-        for chunk in std::iter::from_fn(|| destination.claim()).take(most) {
-            let begun = self.fetch(driver, staging, &chunk);
+        for chunk in std::iter::from_fn(|| copy.claims.claim()).take(most) {
+            let from = copy.device + chunk.start as u64;
+            let begun = self.fetch(driver, staging, from, chunk.len());
             if let Some(before) = arriving.take() {
-                self.settle(driver, job, destination, before);
+                self.settle(driver, job, copy, before);
             }
             match begun {
                 Ok(slot) => arriving = Some(Arriving { chunk, slot }),
@@ -189,22 +189,24 @@ impl Lane {
             }
         }
         if let Some(last) = arriving {
-            self.settle(driver, job, destination, last);
+            self.settle(driver, job, copy, last);
         }
     }
 
-    fn fetch(
+    /// Asks for bytes of the device; the slot that they come to.
+    pub(super) fn fetch(
         &mut self,
         driver: &Driver,
         staging: &Staging,
-        chunk: &Leaving,
+        from: CUdeviceptr,
+        bytes: usize,
     ) -> Result<usize, LaneError> {
         let stream = self.streams.to_host;
         let index = self.free_slot(driver, staging)?;
         let slot = &mut self.slots[index];
         // SAFETY: the slot is free and as large as any chunk.
         unsafe {
-            driver.copy_to_host(slot.memory.cast(), chunk.device, chunk.bytes, stream)?;
+            driver.copy_to_host(slot.memory.cast(), from, bytes, stream)?;
             slot.in_flight = true;
             driver.event_record(slot.event, stream)?;
         }
@@ -212,23 +214,28 @@ impl Lane {
         Ok(index)
     }
 
-    fn settle(
-        &mut self,
-        driver: &Driver,
-        job: &Job,
-        destination: &impl Destination,
-        arrived: Arriving,
-    ) {
-        let slot = &mut self.slots[arrived.slot];
+    /// Waits for what was asked for; where it is now, until the slot is next used.
+    pub(super) fn arrived(&mut self, driver: &Driver, slot: usize) -> Result<*const u8, LaneError> {
+        let slot = &mut self.slots[slot];
         slot.taken = false;
-        let chunk = &arrived.chunk;
-        let taken = slot.wait(driver).and_then(|()| {
-            // SAFETY: the transfer into this part of the slot is done.
-            let bytes = unsafe { slice::from_raw_parts(slot.memory, chunk.bytes) };
-            destination.take(self.index, chunk, bytes)
-        });
-        match taken {
-            Ok(()) => job.finish(),
+        slot.wait(driver)?;
+        Ok(slot.memory)
+    }
+
+    fn settle(&mut self, driver: &Driver, job: &Job, copy: &MemoryCopy, arrived: Arriving) {
+        match self.arrived(driver, arrived.slot) {
+            Ok(memory) => {
+                // SAFETY: the transfer into the slot is done; the chunk lies
+                // within the caller's memory, which outlives the claim.
+                unsafe {
+                    ptr::copy_nonoverlapping(
+                        memory,
+                        copy.host.add(arrived.chunk.start),
+                        arrived.chunk.len(),
+                    );
+                }
+                job.finish();
+            }
             Err(error) => job.fail(error),
         }
     }
@@ -236,10 +243,25 @@ impl Lane {
     /// After a failure no event says what the streams still do: they are drained
     /// before anyone uses the lane's slots, or the memory of the copy, again.
     fn give_up(&mut self, driver: &Driver, job: &Job, error: LaneError) {
-        if let Err(also) = self.streams.drain(driver) {
-            tracing::warn!(lane = self.index, %also, "stream did not drain after a failure");
-        }
+        self.drain(driver);
         job.fail(error);
+    }
+
+    /// Waits until nothing is under way on the lane's streams.
+    pub(super) fn drain(&self, driver: &Driver) {
+        if let Err(error) = self.streams.drain(driver) {
+            tracing::warn!(lane = self.index, %error, "stream did not drain after a failure");
+        }
+    }
+
+    /// Its number among the lanes of the set.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Number of slots.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// A slot that may be filled: the oldest one that is not taken, if its transfer

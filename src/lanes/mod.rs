@@ -62,4 +62,4 @@ pub use fill::Filled;
 pub use job::Direction;
 pub use load::{Load, LoadOptions};
 pub use set::{LaneSet, Outcome, Transfer, in_place_from};
-pub use unload::{Part, Take};
+pub use unload::{Brought, Part, Take};

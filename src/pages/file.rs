@@ -1,5 +1,6 @@
 //! Files as the page reader sees them.
 
+use super::view::View;
 use super::{PageError, Reason};
 use crate::descriptors::out_of_the_way;
 use std::fs::{self, File, OpenOptions};
@@ -56,6 +57,7 @@ pub struct PageFile {
     bytes: u64,
     store: Store,
     direct: OnceLock<Option<Direct>>,
+    view: OnceLock<Option<View>>,
     hint_bytes: OnceLock<u64>,
 }
 
@@ -93,6 +95,7 @@ impl PageFile {
             file,
             path,
             direct: OnceLock::new(),
+            view: OnceLock::new(),
             hint_bytes: OnceLock::new(),
         }))
     }
@@ -156,6 +159,13 @@ impl PageFile {
     /// as the file.
     pub(super) fn direct(&self) -> Option<&Direct> {
         self.direct.get_or_init(|| open_direct(&self.file)).as_ref()
+    }
+
+    /// The file as a mapping, which stays as long as the file is open; `None` if it
+    /// cannot be mapped.
+    pub(super) fn view(&self) -> Option<&View> {
+        let map = || View::of(&self.file, self.bytes);
+        self.view.get_or_init(map).as_ref()
     }
 }
 

@@ -13,6 +13,7 @@
 //! | strategy | reads by | best for |
 //! |---|---|---|
 //! | `pread` | `pread(2)` on each worker | what is in the page cache, tmpfs |
+//! | `mapped` | copying from a mapping, 64 KiB a fault | files in tmpfs that were just written, with CPUs to spare |
 //! | `readahead` | `pread(2)`, with hints for what comes next | cold files that shall stay cached, with CPUs to spare; network file systems |
 //! | `direct` | `pread(2)` with O_DIRECT | cold files on local disks, where io_uring is forbidden |
 //! | `io_uring` | O_DIRECT through one ring a worker, all its slots in flight | cold files on local disks |
@@ -48,6 +49,7 @@ mod residency;
 mod ring;
 mod strategy;
 mod trial;
+mod view;
 mod ways;
 mod work;
 

@@ -94,6 +94,7 @@ impl Ways {
                 self.hint(file, chunk, range);
                 complete(file, chunk, slot, 0, 0)?
             }
+            Strategy::Mapped => read_mapped(file, chunk, slot)?,
             Strategy::Auto | Strategy::Pread => complete(file, chunk, slot, 0, 0)?,
         };
         self.account(choice, chunk.bytes as u64, begun.elapsed());
@@ -124,6 +125,16 @@ impl Ways {
             at += bytes;
         }
     }
+}
+
+/// Copies a chunk from a mapping, as far as that goes, and reads the rest.
+fn read_mapped(file: &PageFile, chunk: &Chunk, slot: Slot) -> Result<usize, PageError> {
+    let copied = match file.view() {
+        // SAFETY: the slot is this worker's, and holds a chunk.
+        Some(view) => unsafe { view.copy(chunk.offset, slot.memory, chunk.bytes) },
+        None => Ok(0),
+    };
+    complete(file, chunk, slot, 0, copied.unwrap_or(0))
 }
 
 /// Reads a chunk past the page cache; returns how far behind the slot's

@@ -2,6 +2,7 @@
 
 use super::folder::{Folder, Lock};
 use super::names::{self, Kind, MANIFEST};
+use super::parallel::each;
 use super::{Cause, Manifest, SnapshotError, manifest};
 use crate::pages::PageFile;
 use std::fs::File;
@@ -9,6 +10,9 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Files that are removed at once.
+const REMOVERS: usize = 16;
 
 type Result<T> = std::result::Result<T, SnapshotError>;
 
@@ -86,9 +90,11 @@ impl Snapshot {
     /// removed by the next writer.
     pub fn remove(self) -> Result<()> {
         let _lock = self.withdraw()?;
-        for (name, _) in self.folder.list()? {
-            self.folder.remove(&name)?;
-        }
+        let found = self.folder.list()?;
+        // To give the pages of a large file back takes a while.
+        each(found.len(), REMOVERS, |number| {
+            self.folder.remove(&found[number].0)
+        })?;
         self.folder.sync()
     }
 

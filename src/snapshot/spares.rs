@@ -96,6 +96,11 @@ impl Spare {
             if touched {
                 self.write_zeroes(at, step)?;
             }
+            // The second write moves a page of memory to the list of those in use,
+            // under a lock for all CPUs: better now than when a process stands still.
+            if is_memory {
+                self.write_zeroes(at, step)?;
+            }
             at += step;
             progress.fetch_add(step, Relaxed);
         }

@@ -158,32 +158,64 @@ impl Writer {
     /// If it would exceed the budget, or the system fails. Then there will be no
     /// snapshot.
     pub fn write(&self, writer: usize, bytes: &[u8]) -> Result<Place> {
-        let written = self.write_chunk(writer, bytes);
-        if written.is_err() {
-            self.failed.store(true, Relaxed);
-        }
-        written
+        let place = self.place(writer, bytes.len())?;
+        self.write_part(place, 0, bytes)?;
+        Ok(place)
     }
 
-    fn write_chunk(&self, writer: usize, bytes: &[u8]) -> Result<Place> {
+    /// Takes room for a chunk of `bytes` bytes, which is then written in parts.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn place(&self, writer: usize, bytes: usize) -> Result<Place> {
+        self.noted(self.take_place(writer, bytes))
+    }
+
+    /// Writes a part of a chunk: whole pages, `offset` bytes from its beginning. All
+    /// of the chunk has to be written before [`Writer::commit`].
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn write_part(&self, place: Place, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.noted(self.write_at(place, offset as u64, bytes))
+    }
+
+    /// After a failure there will be no snapshot.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.failed.store(true, Relaxed);
+        }
+        result
+    }
+
+    fn take_place(&self, writer: usize, bytes: usize) -> Result<Place> {
         let invalid = |cause| SnapshotError::new(self.folder.path(), cause);
-        check_length(bytes.len()).map_err(invalid)?;
+        check_length(bytes).map_err(invalid)?;
         if writer >= self.outputs.len() {
             let what = format!("writer {writer} of {}", self.outputs.len());
             return Err(invalid(Cause::Invalid(what)));
         }
-        self.spend(bytes.len() as u64)?;
-        let (number, offset) = self.take(writer, bytes.len() as u64)?;
-        let output = &self.outputs[number];
+        self.spend(bytes as u64)?;
+        let (number, offset) = self.take(writer, bytes as u64)?;
+        Ok(Place {
+            file: (self.kept() + number) as u32,
+            offset,
+        })
+    }
+
+    fn write_at(&self, place: Place, offset: u64, bytes: &[u8]) -> Result<()> {
+        check_length(bytes.len()).map_err(|cause| SnapshotError::new(self.folder.path(), cause))?;
+        let offset = place.offset + offset;
+        let output = &self.outputs[place.file as usize - self.kept()];
         output.write(bytes, offset).map_err(|error| {
             let doing = format!("write {} bytes at offset {offset}", bytes.len());
             SnapshotError::io(self.folder.file(output.name()), doing, error)
-        })?;
-        let kept = self.previous().map_or(0, |manifest| manifest.files.len());
-        Ok(Place {
-            file: (kept + number) as u32,
-            offset,
         })
+    }
+
+    /// Number of files of the older snapshot, which come first.
+    fn kept(&self) -> usize {
+        self.previous().map_or(0, |manifest| manifest.files.len())
     }
 
     /// Where the next chunk goes: to room that is there, the writer's own first.

@@ -19,10 +19,11 @@ impl Key {
         let is_default = stream <= CU_STREAM_PER_THREAD.addr();
         Key {
             stream,
-            // SAFETY: has no requirements.
-            thread: is_default
-                .then(|| unsafe { libc::pthread_self() } as usize)
-                .unwrap_or(0),
+            thread: match is_default {
+                // SAFETY: has no requirements.
+                true => unsafe { libc::pthread_self() as usize },
+                false => 0,
+            },
         }
     }
 }

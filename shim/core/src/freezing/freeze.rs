@@ -5,7 +5,7 @@ use super::{FreezeError, Freezer, Frozen, State, at, watched};
 use crate::gate::{self, Closed};
 use rewarm::config::cpus;
 use rewarm::control::{self, Freeze, FreezeReport, Phase, Prepare, PrepareReport};
-use rewarm::snapshot::{CHUNK_BYTES, Writer, WriterOptions, prepare};
+use rewarm::snapshot::{Writer, WriterOptions, prepare};
 use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -96,11 +96,8 @@ impl Freezer<'_> {
         })
     }
 
-    fn writing_lanes(&self) -> usize {
-        self.process
-            .plan
-            .writing(cpus(), CHUNK_BYTES as usize)
-            .lanes
+    pub(super) fn writing_lanes(&self) -> usize {
+        self.process.plan.writing(cpus()).lanes
     }
 
     fn refuse_obstacles(&self) -> Result<(), FreezeError> {

@@ -3,13 +3,15 @@
 use super::{FreezeError, Freezer, watched};
 use crate::ledger::Block;
 use parking_lot::Mutex;
+use rewarm::config::cpus;
 use rewarm::control::{Order, Phase};
-use rewarm::digest::{Digest, Span, digest, of_zeros};
+use rewarm::digest::{Digest, Digester, Span, of_zeros};
 use rewarm::driver::sys::CUdevice;
 use rewarm::lanes::{LaneSet, Load, LoadOptions, Part, Take};
-use rewarm::pages::FileRange;
-use rewarm::snapshot::{CHUNK_BYTES, Chunk, Piece, Snapshot, Stored};
+use rewarm::pages::{FileRange, Store, Strategy};
+use rewarm::snapshot::{Chunk, Piece, Snapshot, Stored};
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -177,18 +179,32 @@ impl Freezer<'_> {
         let loads = incoming.loads(device);
         let total = loads.iter().map(|load| load.range.bytes).sum();
         let progress = Arc::new(AtomicU64::new(0));
+        let plan = self.process.plan.reading(cpus());
         let options = LoadOptions {
-            strategy: self.process.plan.read_strategy,
+            strategy: self.reading_strategy(&loads, plan.lanes),
             keep_cached: false,
             progress: Some(progress.clone()),
         };
-        let lanes = LaneSet::new(self.process.driver, &self.process.plan)?;
+        let lanes = LaneSet::new(self.process.driver, &plan)?;
         // SAFETY: the memory was just made, and nothing else knows that it is there.
         let load = || unsafe { lanes.load(&loads, &options) };
         let loaded = watched(self.reporter, Phase::Loading, &progress, total, load);
         lanes.release();
         loaded?;
         Ok(())
+    }
+
+    /// What was just written to memory is best copied from a mapping, if there are
+    /// CPUs for that.
+    fn reading_strategy(&self, loads: &[Load], lanes: usize) -> Strategy {
+        const LANES_FOR_MAPPINGS: usize = 8;
+        let is_memory = |load: &Load| load.range.file.store() == Store::Memory;
+        match self.process.plan.read_strategy {
+            Strategy::Auto if lanes >= LANES_FOR_MAPPINGS && loads.iter().all(is_memory) => {
+                Strategy::Mapped
+            }
+            asked => asked,
+        }
     }
 
     /// Compares all digests of a device's memory. Whether the GPU did it.
@@ -229,21 +245,26 @@ impl Freezer<'_> {
             device: one.address,
             bytes: one.piece.bytes as usize,
         });
-        let parts = parts.collect();
-        let expected: Vec<_> = matters.iter().map(|one| one.digest()).collect();
+        let parts: Vec<_> = parts.collect();
+        let parts_bytes: Vec<_> = parts.iter().map(|part| part.bytes).collect();
+        let expected: Vec<_> = matters.iter().filter_map(|one| one.digest()).collect();
+        let plan = self.process.plan.writing(cpus());
+        let lanes = LaneSet::new(self.process.driver, &plan)?;
         let wrong = Arc::new(Mutex::new(None));
         let found = wrong.clone();
-        let take: Arc<Take> = Arc::new(move |_, number, bytes| {
-            if expected[number] != Some(digest(bytes)) {
-                found.lock().get_or_insert(number);
+        let digesters: Vec<_> = (0..plan.lanes)
+            .map(|_| Mutex::<Digester>::default())
+            .collect();
+        let take: Arc<Take> = Arc::new(move |brought| {
+            let mut digester = digesters[brought.lane].lock();
+            digester.update(brought.bytes);
+            if brought.offset + brought.bytes.len() == parts_bytes[brought.part]
+                && mem::take(&mut *digester).finish() != expected[brought.part]
+            {
+                found.lock().get_or_insert(brought.part);
             }
             Ok(())
         });
-        let plan = self
-            .process
-            .plan
-            .writing(rewarm::config::cpus(), CHUNK_BYTES as usize);
-        let lanes = LaneSet::new(self.process.driver, &plan)?;
         // SAFETY: all memory is there, and no work is under way.
         let unloaded = unsafe { lanes.unload(parts, take) };
         lanes.release();

@@ -1,9 +1,10 @@
 //! What leaves: the chunks of all blocks, and what becomes of each.
 
 use crate::ledger::Block;
+use parking_lot::Mutex;
 use rewarm::digest::{Digest, digest, of_zeros};
 use rewarm::snapshot::{
-    Allocation, CHUNK_BYTES, Chunk, Discarded, Manifest, SnapshotError, Stored, Writer,
+    Allocation, CHUNK_BYTES, Chunk, Discarded, Manifest, Place, SnapshotError, Stored, Writer,
 };
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,6 +23,21 @@ pub(super) struct Outgoing {
     pieces: Vec<Piece>,
     /// Bytes that are dealt with.
     done: AtomicU64,
+    /// In ascending order, and how many lanes each has.
+    devices: Vec<i32>,
+    lanes: usize,
+    /// One for each lane.
+    desks: Vec<Desk>,
+}
+
+/// What a lane works on. Nobody else locks it.
+struct Desk {
+    /// The file that it writes to, by number.
+    writer: usize,
+    /// Where the chunk at hand goes.
+    place: Mutex<Option<Place>>,
+    /// What is there of a chunk that nobody has looked at.
+    gathered: Mutex<Vec<u8>>,
 }
 
 /// A chunk.
@@ -48,7 +64,14 @@ pub(super) struct Sums {
 }
 
 impl Outgoing {
-    pub(super) fn new(writer: Writer, leaving: &[Leaving]) -> Outgoing {
+    /// `lanes` is how many lanes each device will have, and the writer has as many
+    /// files.
+    pub(super) fn new(
+        writer: Writer,
+        lanes: usize,
+        devices: &[i32],
+        leaving: &[Leaving],
+    ) -> Outgoing {
         let older = Older::of(&writer);
         let pieces = leaving
             .iter()
@@ -76,6 +99,15 @@ impl Outgoing {
             writer,
             pieces,
             done: AtomicU64::new(0),
+            devices: devices.to_vec(),
+            lanes,
+            desks: (0..devices.len() * lanes)
+                .map(|number| Desk {
+                    writer: number % lanes,
+                    place: Mutex::default(),
+                    gathered: Mutex::default(),
+                })
+                .collect(),
         }
     }
 
@@ -99,26 +131,57 @@ impl Outgoing {
         }
     }
 
-    /// A chunk's bytes are here.
+    /// Bytes of a chunk are here, by a lane that brings all of it in order.
     pub(super) fn take(
         &self,
-        writer: usize,
+        lane: usize,
         number: usize,
+        offset: usize,
         bytes: &[u8],
     ) -> Result<(), SnapshotError> {
-        let digest = match self.pieces[number].digest.get() {
-            Some(digest) => *digest,
-            None => {
-                let digest = digest(bytes);
-                if self.need_not_be_stored(number, digest) {
-                    return Ok(());
-                }
-                digest
-            }
+        let piece = &self.pieces[number];
+        let desk = self.desk(piece.device, lane);
+        let is_last = (offset + bytes.len()) as u64 == piece.bytes;
+        let Some(digest) = piece.digest.get() else {
+            return self.take_unknown(desk, number, bytes, is_last);
         };
-        let place = self.writer.write(writer, bytes)?;
-        self.settle(number, place.chunk(digest));
+        let mut place = desk.place.lock();
+        let place = match (*place, offset) {
+            (Some(place), 1..) => place,
+            _ => *place.insert(self.writer.place(desk.writer, piece.bytes as usize)?),
+        };
+        self.writer.write_part(place, offset, bytes)?;
+        if is_last {
+            self.settle(number, place.chunk(*digest));
+        }
         Ok(())
+    }
+
+    /// A chunk that nobody has looked at is gathered first.
+    fn take_unknown(
+        &self,
+        desk: &Desk,
+        number: usize,
+        bytes: &[u8],
+        is_last: bool,
+    ) -> Result<(), SnapshotError> {
+        let mut gathered = desk.gathered.lock();
+        gathered.extend_from_slice(bytes);
+        if !is_last {
+            return Ok(());
+        }
+        let digest = digest(&gathered);
+        if !self.need_not_be_stored(number, digest) {
+            let place = self.writer.write(desk.writer, &gathered)?;
+            self.settle(number, place.chunk(digest));
+        }
+        gathered.clear();
+        Ok(())
+    }
+
+    fn desk(&self, device: i32, lane: usize) -> &Desk {
+        let before = self.devices.partition_point(|other| *other < device);
+        &self.desks[before * self.lanes + lane]
     }
 
     fn need_not_be_stored(&self, number: usize, digest: Digest) -> bool {

@@ -34,7 +34,12 @@ impl Freezer<'_> {
         let mut devices: Vec<_> = leaving.iter().map(|one| one.block.device).collect();
         devices.sort_unstable();
         devices.dedup();
-        let outgoing = Arc::new(Outgoing::new(writer, leaving));
+        let outgoing = Arc::new(Outgoing::new(
+            writer,
+            self.writing_lanes(),
+            &devices,
+            leaving,
+        ));
 
         self.reporter.progress(at(Phase::Scanning));
         let scanning = Instant::now();
@@ -86,7 +91,7 @@ impl Freezer<'_> {
     /// is current.
     fn unload(&self, device: CUdevice, outgoing: &Arc<Outgoing>) -> Result<(), FreezeError> {
         let numbers = outgoing.unknown(device);
-        let plan = self.process.plan.writing(cpus(), CHUNK_BYTES as usize);
+        let plan = self.process.plan.writing(cpus());
         let parts = numbers.iter().map(|number| {
             let piece = outgoing.piece(*number);
             Part {
@@ -97,8 +102,9 @@ impl Freezer<'_> {
         let parts: Vec<_> = parts.collect();
         let total = outgoing.bytes();
         let (taker, reporter) = (outgoing.clone(), self.reporter.clone());
-        let take: Arc<Take> = Arc::new(move |lane, part, bytes| {
-            taker.take(lane, numbers[part], bytes)?;
+        let take: Arc<Take> = Arc::new(move |brought| {
+            let number = numbers[brought.part];
+            taker.take(brought.lane, number, brought.offset, brought.bytes)?;
             reporter.progress(Progress {
                 phase: Phase::Storing,
                 done: taker.done(),

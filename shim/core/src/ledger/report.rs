@@ -153,14 +153,14 @@ impl Ledger {
         let books = self.books.read();
         let in_the_way = report.stays.iter().filter(|(kind, _)| kind.is_obstacle());
         in_the_way
-            .filter_map(|(&kind, &tally)| {
+            .map(|(&kind, &tally)| {
                 let first = books.others.iter().find(|(_, other)| other.kind == kind);
                 let address = first.map_or(0, |(address, _)| *address);
-                Some(Obstacle {
+                Obstacle {
                     kind,
                     address,
                     tally,
-                })
+                }
             })
             .collect()
     }
