@@ -63,12 +63,33 @@ impl Region {
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
     }
+
+    /// Gives its memory back now, but never its addresses: for memory that somebody
+    /// else still knows by them.
+    pub(crate) fn give_up(&mut self) {
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: over our own mapping, which nobody uses any more. If it fails, the
+        // memory stays.
+        unsafe {
+            libc::mmap(
+                self.mapping.cast(),
+                self.mapped,
+                libc::PROT_NONE,
+                kind,
+                -1,
+                0,
+            )
+        };
+        self.mapped = 0;
+    }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody uses any more.
-        unsafe { libc::munmap(self.mapping.cast(), self.mapped) };
+        if self.mapped > 0 {
+            // SAFETY: our own mapping, which nobody uses any more.
+            unsafe { libc::munmap(self.mapping.cast(), self.mapped) };
+        }
     }
 }
 
