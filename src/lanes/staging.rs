@@ -66,10 +66,10 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What the driver did not unregister it still knows: other memory must not
-        // come to lie there.
+        // What the driver did not unregister it still knows, and a transfer may be
+        // under way there.
         if *self.pinned.get_mut() > 0 {
-            self.memory.give_up();
+            self.memory.leak();
         }
     }
 }

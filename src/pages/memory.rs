@@ -64,22 +64,8 @@ impl Region {
         self.base
     }
 
-    /// Gives its memory back now, but never its addresses: for memory that somebody
-    /// else still knows by them.
-    pub(crate) fn give_up(&mut self) {
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: over our own mapping, which nobody uses any more. If it fails, the
-        // memory stays.
-        unsafe {
-            libc::mmap(
-                self.mapping.cast(),
-                self.mapped,
-                libc::PROT_NONE,
-                kind,
-                -1,
-                0,
-            )
-        };
+    /// Leaves it mapped for good: for memory that somebody else may still touch.
+    pub(crate) fn leak(&mut self) {
         self.mapped = 0;
     }
 }
