@@ -304,11 +304,12 @@ impl LaneSet {
     /// alive and current. No copy may be under way.
     pub fn release(self) {
         let driver = &self.shared.driver;
+        // Whatever fails here, no thread stays that holds on to a job.
+        let mut lanes = self.crew.into_inner().stop(&self.shared);
+        lanes.push(self.own.into_inner());
         let Ok(_relaxed) = RelaxedCapture::enter(driver) else {
             return;
         };
-        let mut lanes = self.crew.into_inner().stop(&self.shared);
-        lanes.push(self.own.into_inner());
         if let Err(error) = self.shared.streams.drain(driver) {
             tracing::warn!(%error, "transfers did not drain");
         }

@@ -63,3 +63,13 @@ impl Staging {
         }
     }
 }
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What the driver did not unregister it still knows, and a transfer may be
+        // under way there.
+        if *self.pinned.get_mut() > 0 {
+            self.memory.leak();
+        }
+    }
+}

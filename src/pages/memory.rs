@@ -63,12 +63,19 @@ impl Region {
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
     }
+
+    /// Leaves it mapped for good: for memory that somebody else may still touch.
+    pub(crate) fn leak(&mut self) {
+        self.mapped = 0;
+    }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody uses any more.
-        unsafe { libc::munmap(self.mapping.cast(), self.mapped) };
+        if self.mapped > 0 {
+            // SAFETY: our own mapping, which nobody uses any more.
+            unsafe { libc::munmap(self.mapping.cast(), self.mapped) };
+        }
     }
 }
 

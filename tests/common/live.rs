@@ -106,12 +106,30 @@ impl Live {
     pub fn fail(&self, why: &str) -> ! {
         let left = |name: &str| fs::read_to_string(self.scratch.file(name)).unwrap_or_default();
         panic!(
-            "{why}\n{} (process {})\nstderr:\n{}\nlog:\n{}",
+            "{why}\n{} (process {}, {})\nsaid: {:?}\nstderr:\n{}\nlog:\n{}",
             self.shown,
             self.pid(),
+            self.end(),
+            self.lines.try_iter().collect::<Vec<_>>(),
             left("stderr"),
             left("log"),
         )
+    }
+
+    /// Whether it has ended, and how.
+    fn end(&self) -> String {
+        // SAFETY: a structure of numbers, and our own child, which stays to be reaped.
+        let end = unsafe {
+            let mut end: libc::siginfo_t = std::mem::zeroed();
+            let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            libc::waitid(libc::P_PID, self.pid(), &raw mut end, options);
+            (end.si_pid() != 0).then(|| (end.si_code, end.si_status()))
+        };
+        match end {
+            None => "which runs".into(),
+            Some((libc::CLD_EXITED, status)) => format!("ended with status {status}"),
+            Some((_, signal)) => format!("killed by signal {signal}"),
+        }
     }
 
     /// `rewarm ARGUMENTS`, which finds this program.
