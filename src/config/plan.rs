@@ -12,9 +12,9 @@ const SLOTS: std::ops::RangeInclusive<usize> = 2..=4;
 
 /// Lanes that take memory out to files and bring it back. Eight keep the link busy
 /// where a copy's source is; tmpfs takes more CPU for each byte (H200, 16 CPUs; out:
-/// 33 GB/s with 8 lanes, 42 with 12, 46 with 16; in: 41, 53 and 53).
+/// 33 GB/s with 8 lanes, 42 with 12, 46 with 16; in: 38, 51 and 52).
 const WRITERS: usize = 16;
-const READERS: usize = 12;
+const READERS: usize = 16;
 
 /// A slot of a lane that takes memory out: what it holds stays in a cache until it is
 /// written.

@@ -42,6 +42,9 @@ pub struct GpuDigests {
     digests: Region,
 }
 
+// SAFETY: handles that any thread may use which has the context.
+unsafe impl Send for GpuDigests {}
+
 /// A chunk in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {

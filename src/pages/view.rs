@@ -13,7 +13,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-const PAGE: usize = 4096;
+/// What is unmapped at once, in bytes: who wants to map something waits so long.
+const STEP: usize = 64 << 20;
 
 /// A mapping of all of a file.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl View {
         })
     }
 
-    /// Copies from `offset` on, and lets go of the pages. Returns how many bytes came.
+    /// Copies from `offset` on. Returns how many bytes came.
     ///
     /// # Errors
     /// The system's: the file has become shorter, or the call is forbidden here.
@@ -72,21 +73,16 @@ impl View {
         });
         // SAFETY: both are this process's; what cannot be reached is an error.
         let came = unsafe { libc::process_vm_writev(libc::getpid(), &source, 1, &target, 1, 0) };
-        let first = offset / PAGE * PAGE;
-        // SAFETY: pages of our own mapping, which is only read. They stay in the page
-        // cache; here they would only have to be unmapped later.
-        unsafe {
-            let last = (offset + bytes).min(self.bytes);
-            let start = self.start.wrapping_add(first).cast();
-            libc::madvise(start, last - first, libc::MADV_DONTNEED);
-        }
         usize::try_from(came).map_err(|_| io::Error::last_os_error())
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody reads any more.
-        unsafe { libc::munmap(self.start.cast(), self.bytes) };
+        for at in (0..self.bytes).step_by(STEP) {
+            let bytes = STEP.min(self.bytes - at);
+            // SAFETY: a part of our own mapping, which nobody reads any more.
+            unsafe { libc::munmap(self.start.wrapping_add(at).cast(), bytes) };
+        }
     }
 }

@@ -81,14 +81,14 @@ impl Snapshot {
         &self.files[file as usize]
     }
 
-    /// Removes it from disk, and room for others beside it. What is open stays
-    /// readable.
+    /// Removes it from disk, and room for others beside it. It stays readable, and
+    /// its bytes stay where they are, until it is dropped.
     ///
     /// # Errors
     /// If somebody is writing in the folder, or has replaced it, or the system
     /// fails. Then the snapshot is whole or has no manifest; what is left of it is
     /// removed by the next writer.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         let _lock = self.withdraw()?;
         let found = self.folder.list()?;
         // To give the pages of a large file back takes a while.
@@ -103,7 +103,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::remove`].
-    pub fn recycle(self) -> Result<()> {
+    pub fn recycle(&self) -> Result<()> {
         let _lock = self.withdraw()?;
         let found = self.folder.list()?;
         let mut free = (0..).map(names::spare).filter(|name| {

@@ -1,7 +1,7 @@
 //! Each device on its own, all at once.
 
 use super::{FreezeError, Freezer};
-use rewarm::digest::{Digest, GpuDigests, Span};
+use rewarm::digest::{Digest, GpuDigestError, GpuDigests, Span};
 use rewarm::driver::sys::{CUcontext, CUdevice, CUuuid, c_int};
 use rewarm::driver::{self, MemoryDriver};
 use rewarm::snapshot::Device;
@@ -108,12 +108,11 @@ impl Freezer<'_> {
     /// if it cannot; then not every digest may have been told.
     pub(super) fn digests_by_gpu(
         &self,
-        memory: MemoryDriver,
+        gpu: Result<GpuDigests, GpuDigestError>,
         spans: &[Span],
         take: &mut dyn FnMut(usize, Digest),
     ) -> bool {
-        let made = GpuDigests::new(self.process.driver, memory);
-        let digested = made.and_then(|gpu| {
+        let digested = gpu.and_then(|gpu| {
             // SAFETY: the memory is there and nothing writes to it while the gate is
             // closed.
             let digested = unsafe { gpu.of(spans, take) };
@@ -123,5 +122,10 @@ impl Freezer<'_> {
         digested
             .inspect_err(|error| tracing::info!(%error, "the lanes digest in place of the GPU"))
             .is_ok()
+    }
+
+    /// Gets the GPU ready for that, in the current context.
+    pub(super) fn gpu_digests(&self) -> Result<GpuDigests, GpuDigestError> {
+        GpuDigests::new(self.process.driver, self.freezing.memory)
     }
 }

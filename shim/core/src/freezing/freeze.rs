@@ -27,6 +27,7 @@ impl Freezer<'_> {
         let mut under_way = self.freezing.under_way(control::State::Freezing);
         let begun = Instant::now();
         self.refuse_obstacles()?;
+        self.freezing.wait_for_room();
         let writer = Writer::create(
             &request.to,
             WriterOptions {
@@ -84,6 +85,7 @@ impl Freezer<'_> {
     /// Makes room for a snapshot of all memory that can leave now.
     pub(super) fn prepare(&self, request: &Prepare) -> Result<PrepareReport, FreezeError> {
         let begun = Instant::now();
+        self.freezing.wait_for_room();
         let bytes = self.ledger.movable_bytes();
         let done = AtomicU64::new(0);
         let made = watched(self.reporter, Phase::Preparing, &done, bytes, || {

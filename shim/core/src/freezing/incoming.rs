@@ -1,19 +1,20 @@
 //! What comes back: the chunks of the snapshot, and the blocks that they go to.
 
-use super::{FreezeError, Freezer, watched};
+use super::{FreezeError, Freezer, at, watched};
 use crate::ledger::Block;
 use parking_lot::Mutex;
 use rewarm::config::cpus;
 use rewarm::control::{Order, Phase};
-use rewarm::digest::{Digest, Digester, Span, of_zeros};
+use rewarm::digest::{Digest, Digester, GpuDigestError, GpuDigests, Span, of_zeros};
 use rewarm::driver::sys::CUdevice;
 use rewarm::lanes::{LaneSet, Load, LoadOptions, Part, Take};
 use rewarm::pages::{FileRange, Store, Strategy};
 use rewarm::snapshot::{Chunk, Piece, Snapshot, Stored};
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+use std::{mem, ptr, thread};
 
 /// The chunks of a snapshot on their way to the blocks.
 pub(super) struct Incoming<'a> {
@@ -29,6 +30,14 @@ struct Arriving {
     device: CUdevice,
     address: u64,
     piece: Piece,
+}
+
+/// How a device's memory came back.
+pub(super) struct Brought {
+    pub(super) load_seconds: f64,
+    pub(super) verify_seconds: f64,
+    /// `gpu`, `cpu` or `no`.
+    pub(super) verified_by: &'static str,
 }
 
 impl Arriving {
@@ -170,12 +179,53 @@ impl Incoming<'_> {
 }
 
 impl Freezer<'_> {
-    /// Reads a device's chunks into its memory. A context of it is current.
-    pub(super) fn load(
+    /// Brings a device's chunks into its memory, and makes sure that they are right.
+    /// A context of the device is current.
+    pub(super) fn bring_back(
         &self,
         device: CUdevice,
         incoming: &Incoming<'_>,
-    ) -> Result<(), FreezeError> {
+        verify: bool,
+    ) -> Result<Brought, FreezeError> {
+        let context = self.process.current_context().expose_provenance();
+        let get_ready = || {
+            let mut gpu = None;
+            let context = ptr::with_exposed_provenance_mut(context);
+            self.process
+                .with_context(context, || gpu = Some(self.gpu_digests()));
+            gpu
+        };
+        thread::scope(|scope| {
+            let begun = Instant::now();
+            // While the bytes come.
+            let builder = thread::Builder::new().name("rewarm-verify".into());
+            let getting_ready = verify.then(|| builder.spawn_scoped(scope, get_ready));
+            let loaded = self.load(device, incoming);
+            let gpu = getting_ready
+                .and_then(Result::ok)
+                .and_then(|thread| thread.join().ok())
+                .flatten();
+            let load_seconds = begun.elapsed().as_secs_f64();
+            let release = |gpu: Option<Result<GpuDigests, _>>| gpu?.ok().map(GpuDigests::release);
+            if let Err(error) = loaded {
+                release(gpu);
+                return Err(error);
+            }
+            let verifying = Instant::now();
+            let verified_by = match verify {
+                true => self.verify(device, incoming, gpu.unwrap_or_else(|| self.gpu_digests()))?,
+                false => "no",
+            };
+            Ok(Brought {
+                load_seconds,
+                verified_by,
+                verify_seconds: verifying.elapsed().as_secs_f64(),
+            })
+        })
+    }
+
+    /// Reads a device's chunks into its memory.
+    fn load(&self, device: CUdevice, incoming: &Incoming<'_>) -> Result<(), FreezeError> {
         let loads = incoming.loads(device);
         let total = loads.iter().map(|load| load.range.bytes).sum();
         let progress = Arc::new(AtomicU64::new(0));
@@ -207,12 +257,14 @@ impl Freezer<'_> {
         }
     }
 
-    /// Compares all digests of a device's memory. Whether the GPU did it.
-    pub(super) fn verify(
+    /// Compares all digests of a device's memory. Says what did it.
+    fn verify(
         &self,
         device: CUdevice,
         incoming: &Incoming<'_>,
-    ) -> Result<bool, FreezeError> {
+        gpu: Result<GpuDigests, GpuDigestError>,
+    ) -> Result<&'static str, FreezeError> {
+        self.reporter.progress(at(Phase::Verifying));
         let matters: Vec<_> = incoming
             .of(device)
             .filter(|one| one.digest().is_some())
@@ -225,7 +277,7 @@ impl Freezer<'_> {
             })
             .collect();
         let mut wrong = None;
-        let by_gpu = self.digests_by_gpu(self.freezing.memory, &spans, &mut |number, digest| {
+        let by_gpu = self.digests_by_gpu(gpu, &spans, &mut |number, digest| {
             if matters[number].digest() != Some(digest) {
                 wrong.get_or_insert(number);
             }
@@ -235,7 +287,8 @@ impl Freezer<'_> {
         }
         match wrong {
             Some(number) => Err(incoming.corrupt(matters[number])),
-            None => Ok(by_gpu),
+            None if by_gpu => Ok("gpu"),
+            None => Ok("cpu"),
         }
     }
 

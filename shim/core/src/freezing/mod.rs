@@ -36,7 +36,7 @@ use rewarm::driver::{DrainDriver, Driver, LookupError, MemoryDriver};
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// What a freezable process needs besides.
@@ -46,6 +46,8 @@ pub(crate) struct Freezing {
     state: Mutex<State>,
     /// What others are told meanwhile.
     told: Mutex<Told>,
+    /// Who drops the last snapshot.
+    cleaning: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Whether the process runs.
@@ -76,6 +78,14 @@ struct Told {
 }
 
 impl Freezing {
+    /// Waits until the last snapshot is gone: the next needs its room.
+    fn wait_for_room(&self) {
+        if let Some(thread) = self.cleaning.lock().take() {
+            // A panic ends the process.
+            let _ = thread.join();
+        }
+    }
+
     /// Says that something is under way until what it returns is dropped, and then
     /// what holds after all.
     fn under_way(&self, state: control::State) -> UnderWay<'_> {
@@ -123,6 +133,7 @@ impl Freezing {
                 events,
             },
             state: Mutex::new(State::Running),
+            cleaning: Mutex::default(),
             told: Mutex::new(Told {
                 state: control::State::Active,
                 snapshot: None,

@@ -82,7 +82,7 @@ impl Freezer<'_> {
                 }
             })
             .collect();
-        self.digests_by_gpu(self.freezing.memory, &spans, &mut |number, digest| {
+        self.digests_by_gpu(self.gpu_digests(), &spans, &mut |number, digest| {
             outgoing.scanned(numbers[number], digest);
         })
     }

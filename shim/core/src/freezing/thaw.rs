@@ -1,7 +1,7 @@
 //! Thawing: the memory is made again at the same addresses, and filled from the
 //! snapshot.
 
-use super::incoming::Incoming;
+use super::incoming::{Brought, Incoming};
 use super::{FreezeError, Freezer, Frozen, State, at};
 use rewarm::control::{self, Phase, Thaw, ThawReport};
 use rewarm::driver::sys::CUresult;
@@ -42,7 +42,7 @@ impl Freezer<'_> {
         let was_prepared = frozen.was_prepared;
         *state = State::Running; // The gate opens.
         report.seconds = begun.elapsed().as_secs_f64() - wait_seconds;
-        report.kept = request.keep_snapshot || !is_removed(snapshot, was_prepared);
+        report.kept = request.keep_snapshot || !self.is_removed(snapshot, was_prepared);
         under_way.then = control::State::Active;
         let mut told = self.freezing.told.lock();
         told.thawed = Some(report.clone());
@@ -122,50 +122,42 @@ impl Freezer<'_> {
     fn fill(&self, snapshot: &Snapshot, request: &Thaw) -> Result<ThawReport, FreezeError> {
         let blocks = self.ledger.open()?;
         let incoming = Incoming::new(snapshot, &blocks, request.order)?;
-        let report = self.fill_blocks(&incoming, request.verify)?;
+        let brought = self.on_devices(&incoming.devices(), |device| {
+            self.bring_back(device, &incoming, request.verify)
+        })?;
         self.ledger.settle()?;
+        let longest = |seconds: fn(&Brought) -> f64| brought.iter().map(seconds).fold(0., f64::max);
+        let is_by = |what| brought.iter().any(|one| one.verified_by == what);
+        let verified_by = match request.verify {
+            false => "no",
+            true if is_by("cpu") => "cpu",
+            true => "gpu",
+        };
         Ok(ThawReport {
             allocations: blocks.len(),
             bytes: blocks.iter().map(|block| block.bytes).sum(),
-            ..report
-        })
-    }
-
-    fn fill_blocks(&self, incoming: &Incoming, verify: bool) -> Result<ThawReport, FreezeError> {
-        let loading = Instant::now();
-        let devices = incoming.devices();
-        self.on_devices(&devices, |device| self.load(device, incoming))?;
-        let load_seconds = loading.elapsed().as_secs_f64();
-        let mut verified_by = "no";
-        let verifying = Instant::now();
-        if verify {
-            self.reporter.progress(at(Phase::Verifying));
-            let by_gpu = self.on_devices(&devices, |device| self.verify(device, incoming))?;
-            verified_by = if by_gpu.into_iter().all(|gpu| gpu) {
-                "gpu"
-            } else {
-                "cpu"
-            };
-        }
-        Ok(ThawReport {
             loaded_bytes: incoming.stored_bytes(),
             verified_by: verified_by.to_owned(),
-            load_seconds,
-            verify_seconds: verifying.elapsed().as_secs_f64(),
+            load_seconds: longest(|one| one.load_seconds),
+            verify_seconds: longest(|one| one.verify_seconds),
             ..ThawReport::default()
         })
     }
-}
 
-/// Removes a snapshot that nobody needs any more, or leaves its files as room for
-/// the next. False if it is still there: that is no reason to fail a thaw.
-fn is_removed(snapshot: Snapshot, as_room: bool) -> bool {
-    let removed = if as_room {
-        snapshot.recycle()
-    } else {
-        snapshot.remove()
-    };
-    removed
-        .inspect_err(|error| tracing::warn!(%error, "the snapshot was not removed"))
-        .is_ok()
+    /// Removes a snapshot that nobody needs any more, or leaves its files as room for
+    /// the next. False if it is still there: that is no reason to fail a thaw.
+    fn is_removed(&self, snapshot: Snapshot, as_room: bool) -> bool {
+        let removed = if as_room {
+            snapshot.recycle()
+        } else {
+            snapshot.remove()
+        };
+        // Its bytes go when it is dropped, which takes a while and nobody waits for,
+        // but the next freeze.
+        let builder = thread::Builder::new().name("rewarm-clean".into());
+        *self.freezing.cleaning.lock() = builder.spawn(move || drop(snapshot)).ok();
+        removed
+            .inspect_err(|error| tracing::warn!(%error, "the snapshot was not removed"))
+            .is_ok()
+    }
 }

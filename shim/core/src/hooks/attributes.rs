@@ -2,7 +2,7 @@
 
 use super::ledger;
 use crate::ledger::NOWHERE;
-use crate::ledger::attributes::OwnMemory;
+use crate::ledger::attributes::{OwnMemory, is_answered_by_driver};
 use crate::real;
 use rewarm::driver::sys::*;
 use std::slice;
@@ -12,6 +12,11 @@ fn own_memory(address: CUdeviceptr) -> Option<OwnMemory> {
     ledger()?.own_memory(address)
 }
 
+#[inline(always)]
+fn is_inside_last(address: CUdeviceptr) -> bool {
+    ledger().is_some_and(|ledger| ledger.is_inside_last(address))
+}
+
 pub(super) unsafe extern "C" fn cuPointerGetAttribute(
     value: *mut c_void,
     attribute: c_int,
@@ -19,6 +24,9 @@ pub(super) unsafe extern "C" fn cuPointerGetAttribute(
 ) -> CUresult {
     // SAFETY: the application's own call.
     let plain = || unsafe { real::cuPointerGetAttribute(value, attribute, address) };
+    if is_answered_by_driver(attribute) && is_inside_last(address) {
+        return plain();
+    }
     let Some(own) = own_memory(address).filter(|_| !value.is_null()) else {
         return plain();
     };
@@ -43,6 +51,13 @@ pub(super) unsafe extern "C" fn cuPointerGetAttributes(
     // SAFETY: the application's own call.
     let plain =
         |address| unsafe { real::cuPointerGetAttributes(count, attributes, values, address) };
+    if is_inside_last(address) && !attributes.is_null() {
+        // SAFETY: as many as the application says.
+        let mut asked = unsafe { slice::from_raw_parts(attributes, count as usize) }.iter();
+        if asked.all(|attribute| is_answered_by_driver(*attribute)) {
+            return plain(address);
+        }
+    }
     let Some(own) = own_memory(address) else {
         return plain(address);
     };

@@ -8,6 +8,7 @@
 
 use super::Ledger;
 use rewarm::driver::sys::*;
+use std::cell::Cell;
 
 /// An allocation of the ledger's, and where in it an address lies.
 #[derive(Clone, Copy)]
@@ -26,6 +27,36 @@ pub(crate) enum Answer {
     Context(CUcontext),
     Bytes(usize),
     Flag(bool),
+}
+
+/// Addresses of an allocation that this thread asked about last: usually the next
+/// question is about it too.
+#[derive(Clone, Copy)]
+struct Last {
+    edition: u64,
+    base: CUdeviceptr,
+    bytes: usize,
+}
+
+thread_local! {
+    static LAST: Cell<Last> = const {
+        Cell::new(Last {
+            edition: 0,
+            base: 0,
+            bytes: 0,
+        })
+    };
+}
+
+/// Whether the driver's answer to a question about memory of the ledger's is right.
+#[inline(always)]
+pub(crate) fn is_answered_by_driver(attribute: c_int) -> bool {
+    !matches!(
+        attribute,
+        CU_POINTER_ATTRIBUTE_CONTEXT
+            | CU_POINTER_ATTRIBUTE_RANGE_SIZE
+            | CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+    )
 }
 
 impl OwnMemory {
@@ -59,6 +90,14 @@ impl Answer {
 }
 
 impl Ledger {
+    /// Whether an address is known to be one that the application asked for, without
+    /// a look into the books.
+    #[inline(always)]
+    pub(crate) fn is_inside_last(&self, address: CUdeviceptr) -> bool {
+        let last = LAST.get();
+        last.edition == self.books.edition() && address.wrapping_sub(last.base) < last.bytes as u64
+    }
+
     /// The allocation of the ledger's that an address lies in.
     #[inline]
     pub(crate) fn own_memory(&self, address: CUdeviceptr) -> Option<OwnMemory> {
@@ -68,6 +107,11 @@ impl Ledger {
         let books = self.books.read();
         let (base, mapping) = books.mapping_at(address)?;
         let own = mapping.own?;
+        LAST.set(Last {
+            edition: self.books.edition(),
+            base,
+            bytes: own.bytes,
+        });
         Some(OwnMemory {
             base,
             bytes: own.bytes,

@@ -24,16 +24,17 @@ mod noted;
 mod own;
 mod peers;
 mod report;
+mod shelf;
 
 pub(crate) use books::Kind;
 pub(crate) use leave::{Block, NotMovable};
 pub(crate) use report::LedgerReport;
 
-use books::Books;
 use own::Model;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rewarm::driver::sys::*;
 use rewarm::driver::{CudaError, Driver, MemoryDriver};
+use shelf::Shelf;
 use std::collections::HashMap;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,7 +49,7 @@ pub(crate) const NOWHERE: CUdeviceptr = 0x10;
 pub(crate) struct Ledger {
     driver: Driver,
     memory: MemoryDriver,
-    books: RwLock<Books>,
+    books: Shelf,
     /// Addresses of mappings lie between these; most questions are about others.
     lowest: AtomicU64,
     highest: AtomicU64,
@@ -67,7 +68,7 @@ impl Ledger {
         Ledger {
             driver,
             memory,
-            books: RwLock::default(),
+            books: Shelf::default(),
             lowest: AtomicU64::new(u64::MAX),
             highest: AtomicU64::new(0),
             models: Mutex::default(),
