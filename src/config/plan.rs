@@ -17,8 +17,9 @@ const WRITERS: usize = 16;
 const READERS: usize = 16;
 
 /// A slot of a lane that takes memory out: what it holds stays in a cache until it is
-/// written.
+/// written. And of one that brings it back: pinning takes time too.
 const OUTGOING_SLOT: usize = MIB;
+const INCOMING_SLOT: usize = 2 * MIB;
 
 /// The lanes of one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl LanePlan {
     /// The lanes that bring it back.
     pub fn reading(&self, cpus: usize) -> LanePlan {
         let lanes = READERS.min(cpus).max(self.lanes);
-        self.with_lanes(lanes, *SLOTS.start(), self.chunk_bytes)
+        self.with_lanes(lanes, *SLOTS.start(), INCOMING_SLOT)
     }
 
     fn with_lanes(&self, lanes: usize, slots_per_lane: usize, chunk_bytes: usize) -> LanePlan {

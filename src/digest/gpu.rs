@@ -6,14 +6,15 @@ use super::{Digest, LEAF, of_leaves};
 use crate::driver::sys::*;
 use crate::driver::{CudaError, Driver, MemoryDriver};
 use crate::pages::{Region, populate};
+use std::ops::Range;
 use std::{io, ptr, slice};
 
 /// Made from `kernel.cu` by `scripts/kernel`: machine code for the GPUs that most
 /// use, and PTX (`kernel.ptx`) that the driver compiles for any other since Turing.
 static KERNEL: &[u8] = include_bytes!("kernel.fatbin");
 
-/// Leaves whose digests the GPU leaves in host memory before they are looked at:
-/// 8 GiB of memory, 8 MiB of digests.
+/// Leaves whose digests the GPU leaves in host memory, half of them while the other
+/// half is looked at: 8 GiB of memory, 8 MiB of digests.
 const LEAVES: usize = 512 << 10;
 
 /// Threads that work on a leaf, and in a block (`kernel.cu`).
@@ -61,6 +62,19 @@ struct Run {
     leaves: usize,
     /// Leaves of the batch before it.
     before: usize,
+}
+
+/// Spans whose leaves' digests go to one half of the memory for them.
+struct Batch {
+    spans: Range<usize>,
+    half: usize,
+}
+
+impl Batch {
+    /// Leaves before its first one.
+    fn before(&self) -> usize {
+        self.half * (LEAVES / 2)
+    }
 }
 
 impl GpuDigests {
@@ -123,25 +137,33 @@ impl GpuDigests {
         take: &mut dyn FnMut(usize, Digest),
     ) -> Result<(), CudaError> {
         let mut done = 0;
-        while done < spans.len() {
+        let mut half = 0;
+        let mut finished: Option<Batch> = None;
+        while done < spans.len() || finished.is_some() {
             let mut leaves = 0;
-            let batch = spans[done..].iter().take_while(|span| {
+            let fitting = spans[done..].iter().take_while(|span| {
                 leaves += span.bytes as usize / LEAF;
-                leaves <= LEAVES
+                leaves <= LEAVES / 2
             });
-            let next = done + batch.count();
-            self.launch_all(&spans[done..next])?;
+            let batch = Batch {
+                spans: done..done + fitting.count(),
+                half,
+            };
+            self.launch_all(&spans[batch.spans.clone()], batch.before())?;
+            // While the GPU works on the next.
+            if let Some(batch) = finished.take() {
+                self.tell(spans, &batch, take);
+            }
             // SAFETY: the stream of this set.
             unsafe { self.driver.stream_synchronize(self.stream)? };
-            self.tell(&spans[done..next], &mut |number, digest| {
-                take(done + number, digest);
-            });
-            done = next;
+            done = batch.spans.end;
+            half = 1 - half;
+            finished = (!batch.spans.is_empty()).then_some(batch);
         }
         Ok(())
     }
 
-    fn launch_all(&self, spans: &[Span]) -> Result<(), CudaError> {
+    fn launch_all(&self, spans: &[Span], before: usize) -> Result<(), CudaError> {
         let mut run: Option<Run> = None;
         for span in spans {
             let leaves = span.bytes as usize / LEAF;
@@ -157,7 +179,7 @@ impl GpuDigests {
                     Some(Run {
                         device: span.device,
                         leaves,
-                        before: ended.map_or(0, |ended| ended.before + ended.leaves),
+                        before: ended.map_or(before, |ended| ended.before + ended.leaves),
                     })
                 }
             };
@@ -197,14 +219,15 @@ impl GpuDigests {
         }
     }
 
-    /// Makes chunks of leaves.
-    fn tell(&self, spans: &[Span], take: &mut dyn FnMut(usize, Digest)) {
-        // SAFETY: present, and no kernel writes there any more.
+    /// Makes chunks of the leaves of a batch that is done.
+    fn tell(&self, spans: &[Span], batch: &Batch, take: &mut dyn FnMut(usize, Digest)) {
+        // SAFETY: present, and no kernel writes to this half any more.
         let mut leaves = unsafe {
-            slice::from_raw_parts(self.digests.base().cast_const().cast::<[u64; 2]>(), LEAVES)
+            let first = self.digests.base().cast_const().cast::<[u64; 2]>();
+            slice::from_raw_parts(first.add(batch.before()), LEAVES / 2)
         };
-        for (number, span) in spans.iter().enumerate() {
-            let (mine, rest) = leaves.split_at(span.bytes as usize / LEAF);
+        for number in batch.spans.clone() {
+            let (mine, rest) = leaves.split_at(spans[number].bytes as usize / LEAF);
             take(number, of_leaves(mine));
             leaves = rest;
         }

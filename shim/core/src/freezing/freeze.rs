@@ -25,9 +25,9 @@ impl Freezer<'_> {
             return Err(FreezeError::Frozen(frozen.snapshot.clone()));
         }
         let mut under_way = self.freezing.under_way(control::State::Freezing);
-        let begun = Instant::now();
         self.refuse_obstacles()?;
         self.freezing.wait_for_room();
+        let begun = Instant::now();
         let writer = Writer::create(
             &request.to,
             WriterOptions {

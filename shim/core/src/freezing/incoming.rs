@@ -188,44 +188,64 @@ impl Freezer<'_> {
         verify: bool,
     ) -> Result<Brought, FreezeError> {
         let context = self.process.current_context().expose_provenance();
+        let inside = |action: &mut dyn FnMut()| {
+            let context = ptr::with_exposed_provenance_mut(context);
+            self.process.with_context(context, action);
+        };
         let get_ready = || {
             let mut gpu = None;
-            let context = ptr::with_exposed_provenance_mut(context);
-            self.process
-                .with_context(context, || gpu = Some(self.gpu_digests()));
+            inside(&mut || gpu = Some(self.gpu_digests()));
             gpu
         };
-        thread::scope(|scope| {
-            let begun = Instant::now();
+        let begun = Instant::now();
+        let (loaded, gpu) = thread::scope(|scope| {
             // While the bytes come.
             let builder = thread::Builder::new().name("rewarm-verify".into());
             let getting_ready = verify.then(|| builder.spawn_scoped(scope, get_ready));
             let loaded = self.load(device, incoming);
-            let gpu = getting_ready
-                .and_then(Result::ok)
-                .and_then(|thread| thread.join().ok())
-                .flatten();
-            let load_seconds = begun.elapsed().as_secs_f64();
-            let release = |gpu: Option<Result<GpuDigests, _>>| gpu?.ok().map(GpuDigests::release);
-            if let Err(error) = loaded {
-                release(gpu);
+            let ready = getting_ready.and_then(Result::ok);
+            (
+                loaded,
+                ready.and_then(|thread| thread.join().ok()).flatten(),
+            )
+        });
+        let lanes = match loaded {
+            Ok(lanes) => lanes,
+            Err(error) => {
+                if let Some(Ok(gpu)) = gpu {
+                    gpu.release();
+                }
                 return Err(error);
             }
-            let verifying = Instant::now();
-            let verified_by = match verify {
-                true => self.verify(device, incoming, gpu.unwrap_or_else(|| self.gpu_digests()))?,
-                false => "no",
-            };
-            Ok(Brought {
-                load_seconds,
-                verified_by,
-                verify_seconds: verifying.elapsed().as_secs_f64(),
-            })
+        };
+        let load_seconds = begun.elapsed().as_secs_f64();
+        let begun = Instant::now();
+        let lanes = Mutex::new(Some(lanes));
+        let release = || {
+            if let Some(lanes) = lanes.lock().take() {
+                lanes.release();
+            }
+        };
+        let verified = thread::scope(|scope| {
+            // While the GPU looks.
+            let builder = thread::Builder::new().name("rewarm-release".into());
+            let _ = builder.spawn_scoped(scope, || inside(&mut || release()));
+            match verify {
+                true => self.verify(device, incoming, gpu.unwrap_or_else(|| self.gpu_digests())),
+                false => Ok("no"),
+            }
+        });
+        // If there was no thread for it.
+        release();
+        Ok(Brought {
+            load_seconds,
+            verified_by: verified?,
+            verify_seconds: begun.elapsed().as_secs_f64(),
         })
     }
 
-    /// Reads a device's chunks into its memory.
-    fn load(&self, device: CUdevice, incoming: &Incoming<'_>) -> Result<(), FreezeError> {
+    /// Reads a device's chunks into its memory. The lanes are left to the caller.
+    fn load(&self, device: CUdevice, incoming: &Incoming<'_>) -> Result<LaneSet, FreezeError> {
         let loads = incoming.loads(device);
         let total = loads.iter().map(|load| load.range.bytes).sum();
         let progress = Arc::new(AtomicU64::new(0));
@@ -239,9 +259,13 @@ impl Freezer<'_> {
         // SAFETY: the memory was just made, and nothing else knows that it is there.
         let load = || unsafe { lanes.load(&loads, &options) };
         let loaded = watched(self.reporter, Phase::Loading, &progress, total, load);
-        lanes.release();
-        loaded?;
-        Ok(())
+        match loaded {
+            Ok(_) => Ok(lanes),
+            Err(error) => {
+                lanes.release();
+                Err(error.into())
+            }
+        }
     }
 
     /// What was just written to memory is best copied from a mapping, if there are
