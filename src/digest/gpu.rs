@@ -136,6 +136,16 @@ impl GpuDigests {
         spans: &[Span],
         take: &mut dyn FnMut(usize, Digest),
     ) -> Result<(), CudaError> {
+        let fits = |span: &Span| {
+            let leaf = LEAF as u64;
+            span.bytes.is_multiple_of(leaf) && span.bytes / leaf <= LEAVES as u64 / 2
+        };
+        if !spans.iter().all(fits) {
+            return Err(CudaError {
+                call: "rewarm_digest_leaves",
+                code: CUresult::INVALID_VALUE,
+            });
+        }
         let mut done = 0;
         let mut half = 0;
         let mut finished: Option<Batch> = None;

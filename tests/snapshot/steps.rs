@@ -56,8 +56,8 @@ impl Step {
                 memory.freeze(folder, with_writers(writers)).map(drop)
             }
             Step::Prepare => prepare(folder, room, writers, &AtomicU64::new(0)).map(drop),
-            Step::Recycle => opened(folder)?.map_or(Ok(()), Snapshot::recycle),
-            Step::Remove => opened(folder)?.map_or(Ok(()), Snapshot::remove),
+            Step::Recycle => opened(folder)?.map_or(Ok(()), |snapshot| snapshot.recycle()),
+            Step::Remove => opened(folder)?.map_or(Ok(()), |snapshot| snapshot.remove()),
         }
     }
 
