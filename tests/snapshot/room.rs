@@ -69,6 +69,7 @@ fn room_that_was_made_is_used_by_all_writers_and_what_is_left_is_given_back() {
     let all = [&files[..], &["manifest.json"]].concat();
     assert_eq!(names(&folder), all);
     snapshot.recycle().unwrap();
+    drop(snapshot);
     assert_eq!(spare_bytes(&folder), 36 << 20);
     // A small snapshot takes little of it for good.
     let snapshot = memory_at(1, 0).freeze(&folder, with_writers(1)).unwrap();
