@@ -239,6 +239,26 @@ fn two_devices_with_peers_and_a_second_context() {
 }
 
 #[test]
+fn a_context_that_the_program_created_is_the_only_one() {
+    let mut live = Live::start(small_program().args(["devices=0", "created=1"]));
+    there_and_back(&mut live);
+    live.quit();
+}
+
+#[test]
+fn a_process_may_have_nothing_that_leaves() {
+    let mut live = Live::start(program().arg("memory=pool"));
+    for _ in 0..2 {
+        let report = live.freeze(&[]);
+        assert_eq!(report["bytes"], 0);
+        assert_eq!(live.state(), "frozen");
+        live.thaw(&["--keep-snapshot"]);
+        live.must("check");
+    }
+    live.quit();
+}
+
+#[test]
 fn small_devices_with_slow_streams() {
     let run = small_program().env("SIMCUDA_DELAY_US", "500");
     let mut live = Live::start(run.env("SIMCUDA_MEMORY_MB", "20"));

@@ -81,6 +81,15 @@ fn a_capture_in_progress() {
 }
 
 #[test]
+fn captures_that_are_over_are_in_nobodys_way() {
+    let mut live = Live::start(program());
+    for command in ["nested", "abandon"] {
+        live.must(command);
+        works(&mut live);
+    }
+}
+
+#[test]
 fn managed_memory() {
     let mut live = Live::start(small_program());
     live.must("alloc managed");
@@ -240,6 +249,45 @@ fn a_budget_that_is_too_small() {
     not_frozen(&mut live, &["--budget", "1M"], &["1"]);
     let left = fs::read_dir(live.snapshot()).map_or(0, Iterator::count);
     assert_eq!(left, 0, "something of a snapshot is left");
+    works(&mut live);
+}
+
+/// Has a process of ours keep to a limit.
+fn limit(live: &Live, resource: libc::__rlimit_resource_t, most: u64) -> u64 {
+    let limits = |new: *const libc::rlimit| {
+        let mut old = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: our own child; structures of this function and its caller.
+        let done = unsafe { libc::prlimit(live.pid() as i32, resource, new, &raw mut old) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        old
+    };
+    let before = limits(std::ptr::null());
+    limits(&libc::rlimit {
+        rlim_cur: most,
+        ..before
+    });
+    before.rlim_cur
+}
+
+#[test]
+fn files_that_may_not_be_that_long() {
+    let mut live = Live::start(program());
+    let before = limit(&live, libc::RLIMIT_FSIZE, MIB);
+    not_frozen(&mut live, &[], &["large"]);
+    limit(&live, libc::RLIMIT_FSIZE, before);
+    works(&mut live);
+}
+
+#[test]
+fn files_that_may_not_be_that_many() {
+    let mut live = Live::start(program());
+    let open = fs::read_dir(format!("/proc/{}/fd", live.pid())).unwrap();
+    let before = limit(&live, libc::RLIMIT_NOFILE, open.count() as u64 + 4);
+    not_frozen(&mut live, &[], &["open files"]);
+    limit(&live, libc::RLIMIT_NOFILE, before);
     works(&mut live);
 }
 

@@ -143,6 +143,21 @@ fn the_process_is_killed() {
     }
 }
 
+#[test]
+fn the_process_ends_by_itself_meanwhile() {
+    let mut random = seeded("the process ends by itself");
+    for _ in 0..number("REWARM_TEST_EXITS", 30) {
+        let mut live = program();
+        let times = usual_times(&mut live);
+        let (child, keeps) = begin(&mut live, &mut random, times);
+        live.send("leave");
+        assert_eq!(live.wait().code(), Some(3));
+        ended(child);
+        let is_there = whole_if_any(&live.snapshot());
+        assert!(is_there || !keeps, "the snapshot is lost");
+    }
+}
+
 /// Calls of the driver that a process has made.
 fn calls(live: &mut Live) -> u64 {
     live.ask("calls *").parse().expect("a number")

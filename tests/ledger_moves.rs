@@ -338,6 +338,27 @@ fn a_freeze_that_is_given_up_changes_nothing() {
 }
 
 #[test]
+fn a_settling_that_failed_half_way_is_no_end() {
+    let machine = Machine::new();
+    let before = machine.used();
+    let program = Program::start(&machine);
+    for call in ["cuMemAddressFree", "cuMemUnmap"] {
+        let opened = machine.ledger.open().unwrap();
+        let taken = take(&machine, &opened);
+        machine.fail(call, 1, 999);
+        machine.ledger.settle().unwrap_err();
+        let again = machine.ledger.open().unwrap();
+        assert_eq!(again.len(), opened.len());
+        for ((block, bytes), (_, old)) in take(&machine, &again).iter().zip(&taken) {
+            assert!(bytes == old, "{:#x} has changed", block.address);
+        }
+        machine.ledger.settle().unwrap();
+        program.check(&machine);
+    }
+    program.end(&machine, before);
+}
+
+#[test]
 fn a_thaw_without_enough_memory_can_be_tried_again() {
     let machine = Machine::new();
     let ledger = &machine.ledger;

@@ -7,7 +7,7 @@ use crate::driver::sys::*;
 use crate::driver::{CudaError, Driver, MemoryDriver};
 use crate::pages::{Region, populate};
 use std::ops::Range;
-use std::{io, ptr, slice};
+use std::{io, mem, ptr, slice};
 
 /// Made from `kernel.cu` by `scripts/kernel`: machine code for the GPUs that most
 /// use, and PTX (`kernel.ptx`) that the driver compiles for any other since Turing.
@@ -39,8 +39,9 @@ pub struct GpuDigests {
     module: CUmodule,
     function: CUfunction,
     stream: CUstream,
-    /// Pinned, written by the GPU.
+    /// Written by the GPU once it is pinned.
     digests: Region,
+    is_pinned: bool,
 }
 
 // SAFETY: handles that any thread may use which has the context.
@@ -93,6 +94,7 @@ impl GpuDigests {
             function: ptr::null_mut(),
             stream: ptr::null_mut(),
             digests,
+            is_pinned: false,
         };
         match made.load() {
             Ok(()) => Ok(made),
@@ -119,8 +121,10 @@ impl GpuDigests {
                 self.digests.base().cast(),
                 bytes,
                 CU_MEMHOSTREGISTER_PORTABLE,
-            )
+            )?;
         }
+        self.is_pinned = true;
+        Ok(())
     }
 
     /// The digests of chunks: `take` gets the number of each, and its digest.
@@ -248,12 +252,18 @@ impl GpuDigests {
     pub fn release(self) {
         // SAFETY: what this set has made, as far as it has; nothing is under way.
         unsafe {
-            let _ = self.driver.host_unregister(self.digests.base().cast());
             if !self.module.is_null() {
                 let _ = self.memory.module_unload(self.module);
             }
             if !self.stream.is_null() {
                 let _ = self.driver.stream_destroy(self.stream);
+            }
+            if self.is_pinned
+                && let Err(error) = self.driver.host_unregister(self.digests.base().cast())
+            {
+                // The GPU may still know it, so it stays mapped.
+                tracing::warn!(%error, "memory for digests stays pinned");
+                mem::forget(self.digests);
             }
         }
     }

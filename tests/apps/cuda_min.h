@@ -153,6 +153,8 @@ typedef struct {
     F(cuStreamWaitValue32_v2, (CUstream stream, CUdeviceptr address, unsigned value, unsigned flags))                \
     F(cuStreamBeginCapture_v2, (CUstream stream, int mode))                                                          \
     F(cuStreamEndCapture, (CUstream stream, CUgraph *graph))                                                         \
+    F(cuStreamBeginCapture_v2_ptsz, (CUstream stream, int mode))                                                     \
+    F(cuStreamEndCapture_ptsz, (CUstream stream, CUgraph *graph))                                                    \
     F(cuStreamIsCapturing, (CUstream stream, int *status))                                                           \
     F(cuThreadExchangeStreamCaptureMode, (int *mode))                                                                \
     F(cuGraphInstantiateWithFlags, (CUgraphExec * exec, CUgraph graph, unsigned long long flags))                    \

@@ -20,6 +20,8 @@
  *   busy, idle        a stream that waits for memory, until "idle"
  *   host, unhost      a host function that waits, until "unhost"
  *   capture, release  a capture in progress, until "release"
+ *   nested            captures of the thread's own stream and another, the own one ends first
+ *   abandon           a capture that ends with its context
  *   knock             a thread copies a block back; "answered" says "yes" or "no"
  *   fork              forks a child that ends
  *   fault RULES       of the software driver; "calls NAME" counts its calls
@@ -443,6 +445,33 @@ static void obstruct(const char *command)
     }
 }
 
+/* The thread's own stream ends its capture while the default stream cannot be asked. */
+static void capture_nested(void)
+{
+    CUstream blocking;
+    CUgraph captured;
+    use(0);
+    OK(CU(cuStreamCreate)(&blocking, 0));
+    OK(CU(cuStreamBeginCapture_v2_ptsz)(NULL, CAPTURE_RELAXED));
+    OK(CU(cuStreamBeginCapture_v2)(blocking, CAPTURE_RELAXED));
+    OK(CU(cuStreamEndCapture_ptsz)(NULL, &captured));
+    OK(CU(cuGraphDestroy)(captured));
+    OK(CU(cuStreamEndCapture)(blocking, &captured));
+    OK(CU(cuGraphDestroy)(captured));
+    OK(CU(cuStreamDestroy_v2)(blocking));
+}
+
+static void abandon_capture(void)
+{
+    CUcontext context;
+    CUstream stream;
+    OK(CU(cuCtxCreate_v2)(&context, 0, 0));
+    OK(CU(cuStreamCreate)(&stream, CU_STREAM_NON_BLOCKING));
+    OK(CU(cuStreamBeginCapture_v2)(stream, CAPTURE_RELAXED));
+    OK(CU(cuCtxDestroy_v2)(context));
+    use(0);
+}
+
 static int answered;
 
 static void *knock(void *nothing)
@@ -557,6 +586,10 @@ static const char *obey(char *line)
         char *command;
         int child = (int)strtol(rest, &command, 10);
         ask_child(child, command + 1, answer, sizeof answer);
+    } else if (!strcmp(line, "nested")) {
+        capture_nested();
+    } else if (!strcmp(line, "abandon")) {
+        abandon_capture();
     } else {
         obstruct(line);
     }

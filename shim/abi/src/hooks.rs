@@ -98,6 +98,10 @@ macro_rules! for_each_hook {
             mapping cuMemMapArrayAsync_ptsz(parts: *mut CUarrayMapInfo, count: c_uint, stream: CUstream);
             mapping cuMulticastBindMem(multicast: CUmemGenericAllocationHandle, multicast_offset: usize, handle: CUmemGenericAllocationHandle, offset: usize, bytes: usize, flags: u64);
             mapping cuMulticastBindAddr(multicast: CUmemGenericAllocationHandle, multicast_offset: usize, address: CUdeviceptr, bytes: usize, flags: u64);
+            mapping cuMulticastBindMem_v2(multicast: CUmemGenericAllocationHandle, device: CUdevice, multicast_offset: usize, handle: CUmemGenericAllocationHandle, offset: usize, bytes: usize, flags: u64);
+            mapping cuMulticastBindAddr_v2(multicast: CUmemGenericAllocationHandle, device: CUdevice, multicast_offset: usize, address: CUdeviceptr, bytes: usize, flags: u64);
+            mapping cuLogicalEndpointBindMem(endpoint: u32, device: CUdevice, endpoint_offset: u64, handle: CUmemGenericAllocationHandle, offset: u64, bytes: u64, flags: u64);
+            mapping cuLogicalEndpointBindAddr(endpoint: u32, device: CUdevice, endpoint_offset: u64, address: CUdeviceptr, bytes: u64, flags: u64);
 
             noted cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream);
             noted cuMemAllocAsync_ptsz(address: *mut CUdeviceptr, bytes: usize, stream: CUstream);

@@ -12,7 +12,7 @@ const UNDOCUMENTED: [Hook; 3] = [
 
 /// Functions with more than six parameters, or with a structure by value that
 /// does not fit two registers, and the 8-byte words that lie on the stack.
-const WORDS: [(Hook, u8); 26] = [
+const WORDS: [(Hook, u8); 28] = [
     (Hook::cuEGLStreamProducerPresentFrame, 8),
     (Hook::cuIpcOpenEventHandle, 8),
     (Hook::cuIpcOpenMemHandle, 8),
@@ -25,6 +25,7 @@ const WORDS: [(Hook, u8); 26] = [
     (Hook::cuLibraryLoadFromFile, 2),
     (Hook::cuLinkAddData, 2),
     (Hook::cuLinkAddData_v2, 2),
+    (Hook::cuLogicalEndpointBindMem, 1),
     (Hook::cuMemDiscardAndPrefetchBatchAsync, 2),
     (Hook::cuMemDiscardAndPrefetchBatchAsync_ptsz, 2),
     (Hook::cuMemPrefetchBatchAsync, 2),
@@ -33,6 +34,7 @@ const WORDS: [(Hook, u8); 26] = [
     (Hook::cuMemcpyBatchAsync_ptsz, 3),
     (Hook::cuMemcpyBatchAsync_v2, 2),
     (Hook::cuMemcpyBatchAsync_v2_ptsz, 2),
+    (Hook::cuMulticastBindMem_v2, 1),
     (Hook::cuOccupancyMaxPotentialBlockSizeWithFlags, 1),
     (Hook::cuStreamGetCaptureInfo_v3, 1),
     (Hook::cuStreamGetCaptureInfo_v3_ptsz, 1),

@@ -3,7 +3,7 @@
 
 use parking_lot::Mutex;
 use rewarm::driver::sys::*;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// A stream that may be capturing. A default stream is another one in each thread,
 /// or at least not told apart from that.
@@ -28,19 +28,24 @@ impl Key {
     }
 }
 
-/// The captures of the process.
+/// The captures of the process, each with the context that it began in, by address.
 #[derive(Default)]
-pub(crate) struct Captures(Mutex<HashSet<Key>>);
+pub(crate) struct Captures(Mutex<HashMap<Key, usize>>);
 
 impl Captures {
-    /// A capture of a stream has begun.
-    pub(crate) fn begun(&self, stream: CUstream) {
-        self.0.lock().insert(Key::of(stream));
+    /// A capture of a stream has begun, with this context current.
+    pub(crate) fn begun(&self, stream: CUstream, context: CUcontext) {
+        self.0.lock().insert(Key::of(stream), context.addr());
     }
 
     /// A stream captures no longer.
     pub(crate) fn ended(&self, stream: CUstream) {
         self.0.lock().remove(&Key::of(stream));
+    }
+
+    /// A context has ended, and its streams with it.
+    pub(crate) fn context_ended(&self, context: CUcontext) {
+        self.0.lock().retain(|_, owner| *owner != context.addr());
     }
 
     /// Whether any stream may be capturing.

@@ -224,9 +224,9 @@ impl Contexts {
         self.live.insert(Handle(context));
     }
 
-    /// A created context is about to go.
-    pub(crate) fn going(&mut self, context: CUcontext) {
-        self.live.remove(&Handle(context));
+    /// A context is about to go: whether it is one that the driver created.
+    pub(crate) fn going(&mut self, context: CUcontext) -> bool {
+        self.live.remove(&Handle(context))
     }
 
     /// The contexts that the driver created and that still live.

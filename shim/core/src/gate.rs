@@ -93,6 +93,9 @@ pub(crate) fn close(limit: Duration) -> Result<Closed, GateError> {
         if calls == 0 {
             return Ok(closed);
         }
+        if is_exiting() {
+            return Err(GateError::Exiting);
+        }
         if Instant::now() >= deadline {
             return Err(GateError::Busy {
                 calls,
@@ -128,9 +131,17 @@ impl Drop for Inside {
 }
 
 /// Passes the gate with driver calls that rewarm makes on the application's behalf
-/// (prewarming), waiting while it is closed. `None` when the process is ending.
+/// (prewarming). `None` while it is closed: a fork and the end of the process wait for
+/// prewarming, so that must not wait itself.
 pub(crate) fn enter() -> Option<Inside> {
-    pass_in(inside::NO_FUNCTION).then(|| Inside(PhantomData))
+    let shard = Shard::of_this_thread();
+    shard.enter(inside::NO_FUNCTION);
+    if STATE.load(Ordering::SeqCst) & CLOSED != 0 {
+        shard.leave();
+        return None;
+    }
+    inside::set_depth(1);
+    Some(Inside(PhantomData))
 }
 
 /// The process is in `exit`: calls wait no longer. While the gate is closed they
@@ -138,6 +149,11 @@ pub(crate) fn enter() -> Option<Inside> {
 pub(crate) fn exiting() {
     STATE.fetch_or(EXITING, Ordering::SeqCst);
     futex::wake_all(&STATE);
+}
+
+/// Whether the process is in `exit`.
+pub(crate) fn is_exiting() -> bool {
+    STATE.load(Ordering::SeqCst) & EXITING != 0
 }
 
 /// In a forked child, where only the calling thread exists: open, and nothing

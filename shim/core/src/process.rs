@@ -212,6 +212,9 @@ fn write_stats_at_exit() {
     extern "C" fn at_exit() {
         gate::exiting();
         if let Some(process) = current() {
+            if let Some(freezing) = &process.freezing {
+                freezing.wait_at_exit();
+            }
             process.write_stats();
             if let Some(server) = process
                 .server

@@ -7,7 +7,7 @@ use rewarm::driver::{self, MemoryDriver};
 use rewarm::snapshot::Device;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::thread;
+use std::{io, thread};
 
 impl Freezer<'_> {
     /// A context of each device that the application has one on.
@@ -63,8 +63,9 @@ impl Freezer<'_> {
                 .collect();
             let mut outcomes = Vec::with_capacity(threads.len());
             for thread in threads {
-                let joined = thread.map_err(FreezeError::Thread)?.join();
-                outcomes.push(joined.expect("a panic ends the process")?);
+                let thread = thread.map_err(FreezeError::Thread)?;
+                let joined = thread.join().map_err(|_| io::Error::other("it panicked"));
+                outcomes.push(joined.map_err(FreezeError::Thread)??);
             }
             Ok(outcomes)
         })

@@ -1,6 +1,7 @@
 //! Waiting, with a time limit, until nothing runs on the GPU for this process.
 
 use super::{FreezeError, Freezer};
+use crate::gate;
 use rewarm::driver::sys::*;
 use rewarm::driver::{self, DrainDriver, Driver, MemoryDriver};
 use std::ptr;
@@ -71,7 +72,7 @@ impl Drain {
                 Err(error) if error.code == CUresult::NOT_READY => {}
                 other => return other.map(|()| true),
             }
-            if Instant::now() >= until {
+            if Instant::now() >= until || gate::is_exiting() {
                 return Ok(false);
             }
             if begun.elapsed() < EAGER {

@@ -37,7 +37,10 @@ pub(crate) enum FreezeError {
     Snapshot(#[from] SnapshotError),
     #[error("the snapshot in {} is not of this freeze: {what}", path.display())]
     Foreign { path: PathBuf, what: &'static str },
-    #[error("{} does not hold what was frozen: {what}; the process stays frozen, and can be thawed once the snapshot is whole again", path.display())]
+    #[error(
+        "{} does not hold what was frozen: {what}; the process stays frozen, and can be thawed once the snapshot is whole again",
+        path.display()
+    )]
     Corrupt { path: PathBuf, what: String },
     #[error(
         "GPU {device} has {free} bytes of memory free and the process needs {needed}; it stays frozen; free some, or let it wait with --wait"
@@ -45,6 +48,8 @@ pub(crate) enum FreezeError {
     NoMemory { device: i32, free: u64, needed: u64 },
     #[error("the memory could not be copied: {0}")]
     Lanes(#[from] LaneError),
+    #[error("not all of the memory was stored; nothing was changed; try again")]
+    Incomplete,
     #[error(transparent)]
     Driver(#[from] CudaError),
     #[error(transparent)]

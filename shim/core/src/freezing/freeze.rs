@@ -3,7 +3,7 @@
 use super::outgoing::Leaving;
 use super::{FreezeError, Freezer, Frozen, State, at, watched};
 use crate::gate::{self, Closed};
-use rewarm::config::cpus;
+use rewarm::config::{LanePlan, cpus};
 use rewarm::control::{self, Freeze, FreezeReport, Phase, Prepare, PrepareReport};
 use rewarm::snapshot::{Writer, WriterOptions, prepare};
 use std::sync::atomic::AtomicU64;
@@ -28,10 +28,12 @@ impl Freezer<'_> {
         self.refuse_obstacles()?;
         self.freezing.wait_for_room();
         let begun = Instant::now();
+        // Once: the CPUs that the process may use can change meanwhile.
+        let plan = self.writing();
         let writer = Writer::create(
             &request.to,
             WriterOptions {
-                writers: self.writing_lanes(),
+                writers: plan.lanes,
                 budget_bytes: request.budget_bytes,
             },
         )?;
@@ -46,7 +48,7 @@ impl Freezer<'_> {
 
         let leaving = self.leaving()?;
         let taken = self
-            .take_out(writer, &leaving)
+            .take_out(writer, &leaving, &plan)
             .inspect_err(|_| self.give_up())?;
 
         let releasing = Instant::now();
@@ -89,7 +91,7 @@ impl Freezer<'_> {
         let bytes = self.ledger.movable_bytes();
         let done = AtomicU64::new(0);
         let made = watched(self.reporter, Phase::Preparing, &done, bytes, || {
-            prepare(&request.to, bytes, self.writing_lanes(), &done)
+            prepare(&request.to, bytes, self.writing().lanes, &done)
         })?;
         Ok(PrepareReport {
             snapshot: request.to.clone(),
@@ -98,8 +100,8 @@ impl Freezer<'_> {
         })
     }
 
-    pub(super) fn writing_lanes(&self) -> usize {
-        self.process.plan.writing(cpus()).lanes
+    fn writing(&self) -> LanePlan {
+        self.process.plan.writing(cpus())
     }
 
     fn refuse_obstacles(&self) -> Result<(), FreezeError> {

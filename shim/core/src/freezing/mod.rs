@@ -97,6 +97,15 @@ impl Freezing {
     }
 }
 
+impl Freezing {
+    /// The process is in `exit`, as the gate knows: waits for what is under way, which
+    /// gives up soon. The driver must not be shut down in the middle of a copy.
+    pub(crate) fn wait_at_exit(&self) {
+        const LONGEST: Duration = Duration::from_secs(5);
+        drop(self.state.try_lock_for(LONGEST));
+    }
+}
+
 /// Something is under way.
 struct UnderWay<'a> {
     told: &'a Mutex<Told>,

@@ -258,10 +258,12 @@ pub(super) fn allocation(leaving: &Leaving) -> Allocation {
     }
 }
 
+/// Whether a chunk lies in one of the ranges, which are sorted and apart.
 fn is_discarded(discarded: &[Range<u64>], chunk: Range<u64>) -> bool {
+    let first = discarded.partition_point(|range| range.end < chunk.end);
     discarded
-        .iter()
-        .any(|range| range.start <= chunk.start && chunk.end <= range.end)
+        .get(first)
+        .is_some_and(|range| range.start <= chunk.start)
 }
 
 /// The snapshot that the folder held before.

@@ -3,7 +3,8 @@
 
 use super::outgoing::{Leaving, Outgoing, Sums, allocation};
 use super::{FreezeError, Freezer, at};
-use rewarm::config::cpus;
+use crate::gate::{self, GateError};
+use rewarm::config::LanePlan;
 use rewarm::control::{Phase, Progress};
 use rewarm::digest::Span;
 use rewarm::driver;
@@ -25,21 +26,17 @@ pub(super) struct TakenOut {
 }
 
 impl Freezer<'_> {
-    /// Brings all chunks into a snapshot.
+    /// Brings all chunks into a snapshot, over these lanes of each device.
     pub(super) fn take_out(
         &self,
         writer: Writer,
         leaving: &[Leaving],
+        plan: &LanePlan,
     ) -> Result<TakenOut, FreezeError> {
         let mut devices: Vec<_> = leaving.iter().map(|one| one.block.device).collect();
         devices.sort_unstable();
         devices.dedup();
-        let outgoing = Arc::new(Outgoing::new(
-            writer,
-            self.writing_lanes(),
-            &devices,
-            leaving,
-        ));
+        let outgoing = Arc::new(Outgoing::new(writer, plan.lanes, &devices, leaving));
 
         self.reporter.progress(at(Phase::Scanning));
         let scanning = Instant::now();
@@ -47,7 +44,7 @@ impl Freezer<'_> {
         let scan_seconds = scanning.elapsed().as_secs_f64();
 
         let storing = Instant::now();
-        self.on_devices(&devices, |device| self.unload(device, &outgoing))?;
+        self.on_devices(&devices, |device| self.unload(device, &outgoing, plan))?;
         let store_seconds = storing.elapsed().as_secs_f64();
 
         self.reporter.progress(at(Phase::Committing));
@@ -89,9 +86,13 @@ impl Freezer<'_> {
 
     /// Brings what is left of a device's chunks over the lanes. The device's context
     /// is current.
-    fn unload(&self, device: CUdevice, outgoing: &Arc<Outgoing>) -> Result<(), FreezeError> {
+    fn unload(
+        &self,
+        device: CUdevice,
+        outgoing: &Arc<Outgoing>,
+        plan: &LanePlan,
+    ) -> Result<(), FreezeError> {
         let numbers = outgoing.unknown(device);
-        let plan = self.process.plan.writing(cpus());
         let parts = numbers.iter().map(|number| {
             let piece = outgoing.piece(*number);
             Part {
@@ -103,6 +104,9 @@ impl Freezer<'_> {
         let total = outgoing.bytes();
         let (taker, reporter) = (outgoing.clone(), self.reporter.clone());
         let take: Arc<Take> = Arc::new(move |brought| {
+            if gate::is_exiting() {
+                return Err(GateError::Exiting.into());
+            }
             let number = numbers[brought.part];
             taker.take(brought.lane, number, brought.offset, brought.bytes)?;
             reporter.progress(Progress {
@@ -112,7 +116,7 @@ impl Freezer<'_> {
             });
             Ok(())
         });
-        let lanes = LaneSet::new(self.process.driver, &plan)?;
+        let lanes = LaneSet::new(self.process.driver, plan)?;
         // SAFETY: all memory is there, and no work is under way.
         let unloaded = unsafe { lanes.unload(parts, take) };
         lanes.release();
@@ -125,8 +129,10 @@ impl Freezer<'_> {
         leaving: &[Leaving],
         devices: &[CUdevice],
     ) -> Result<Snapshot, FreezeError> {
-        let outgoing = Arc::into_inner(outgoing).expect("no lane is left that had a part in it");
-        let (writer, chunks) = outgoing.finish().expect("every chunk was taken");
+        // The lanes are gone, so nobody else has a part in it.
+        let (writer, chunks) = Arc::into_inner(outgoing)
+            .and_then(Outgoing::finish)
+            .ok_or(FreezeError::Incomplete)?;
         let describe = |device: &CUdevice| self.describe(&self.freezing.memory, *device);
         let devices: driver::Result<_> = devices.iter().map(describe).collect();
         Ok(writer.commit(Contents {

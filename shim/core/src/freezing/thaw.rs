@@ -3,6 +3,7 @@
 
 use super::incoming::{Brought, Incoming};
 use super::{FreezeError, Freezer, Frozen, State, at};
+use crate::gate::{self, GateError};
 use rewarm::control::{self, Phase, Thaw, ThawReport};
 use rewarm::driver::sys::CUresult;
 use rewarm::snapshot::Snapshot;
@@ -23,6 +24,9 @@ impl Freezer<'_> {
         let State::Frozen(frozen) = &*state else {
             return Err(FreezeError::NotFrozen);
         };
+        if gate::is_exiting() {
+            return Err(GateError::Exiting.into());
+        }
         let mut under_way = self.freezing.under_way(control::State::Thawing);
         let begun = Instant::now();
         let snapshot = self.open_snapshot(frozen, request)?;
@@ -86,6 +90,9 @@ impl Freezer<'_> {
                 Ok(()) => return Ok(begun.elapsed().as_secs_f64()),
                 Err(error) if error.code == CUresult::OUT_OF_MEMORY => {}
                 Err(error) => return Err(error.into()),
+            }
+            if gate::is_exiting() {
+                return Err(GateError::Exiting.into());
             }
             let is_over = asked.elapsed().as_secs_f64() >= request.wait_seconds;
             if is_over || self.reporter.is_abandoned() {

@@ -1,13 +1,18 @@
 //! Stream captures: noted from their beginning to their end.
 
+use super::noted::of_thread;
 use crate::{process, real};
 use rewarm::driver::sys::*;
+
+fn as_given(stream: CUstream) -> CUstream {
+    stream
+}
 
 fn begun(stream: CUstream, result: CUresult) -> CUresult {
     if result.is_ok()
         && let Some(process) = process::current()
     {
-        process.captures.begun(stream);
+        process.captures.begun(stream, process.current_context());
     }
     result
 }
@@ -37,35 +42,49 @@ fn destroy(stream: CUstream, plain: impl FnOnce() -> CUresult) -> CUresult {
 }
 
 macro_rules! beginnings {
-    ($($name:ident ( stream: CUstream $(, $arg:ident : $ty:ty)* );)*) => {$(
+    ($($name:ident ( $stream:ident $(, $arg:ident : $ty:ty)* );)*) => {$(
         pub(super) unsafe extern "C" fn $name(stream: CUstream $(, $arg: $ty)*) -> CUresult {
             // SAFETY: the application's own call.
-            begun(stream, unsafe { real::$name(stream $(, $arg)*) })
+            begun($stream(stream), unsafe { real::$name(stream $(, $arg)*) })
         }
     )*};
 }
 
 beginnings! {
-    cuStreamBeginCapture(stream: CUstream);
-    cuStreamBeginCapture_ptsz(stream: CUstream);
-    cuStreamBeginCapture_v2(stream: CUstream, mode: c_int);
-    cuStreamBeginCapture_v2_ptsz(stream: CUstream, mode: c_int);
-    cuStreamBeginCaptureToGraph(stream: CUstream, graph: CUgraph, dependencies: *const CUgraphNode, data: *const c_void, count: usize, mode: c_int);
-    cuStreamBeginCaptureToGraph_ptsz(stream: CUstream, graph: CUgraph, dependencies: *const CUgraphNode, data: *const c_void, count: usize, mode: c_int);
+    cuStreamBeginCapture(as_given);
+    cuStreamBeginCapture_ptsz(of_thread);
+    cuStreamBeginCapture_v2(as_given, mode: c_int);
+    cuStreamBeginCapture_v2_ptsz(of_thread, mode: c_int);
+    cuStreamBeginCaptureToGraph(
+        as_given,
+        graph: CUgraph,
+        dependencies: *const CUgraphNode,
+        data: *const c_void,
+        count: usize,
+        mode: c_int
+    );
+    cuStreamBeginCaptureToGraph_ptsz(
+        of_thread,
+        graph: CUgraph,
+        dependencies: *const CUgraphNode,
+        data: *const c_void,
+        count: usize,
+        mode: c_int
+    );
 }
 
 macro_rules! endings {
-    ($($name:ident;)*) => {$(
+    ($($name:ident ( $stream:ident );)*) => {$(
         pub(super) unsafe extern "C" fn $name(stream: CUstream, graph: *mut CUgraph) -> CUresult {
             // SAFETY: the application's own call.
-            ended(stream, unsafe { real::$name(stream, graph) })
+            ended($stream(stream), unsafe { real::$name(stream, graph) })
         }
     )*};
 }
 
 endings! {
-    cuStreamEndCapture;
-    cuStreamEndCapture_ptsz;
+    cuStreamEndCapture(as_given);
+    cuStreamEndCapture_ptsz(of_thread);
 }
 
 macro_rules! destructions {

@@ -71,6 +71,7 @@ impl Process {
 
     /// A context has ended, and with it what was allocated in it.
     fn context_ended(&self, context: CUcontext) {
+        self.captures.context_ended(context);
         if let Some(ledger) = &self.ledger {
             ledger.context_ended(context);
         }
@@ -262,11 +263,13 @@ fn destroy(context: CUcontext, plain: impl FnOnce() -> CUresult) -> CUresult {
     let comes_to = process.contexts.lock().destroy(context);
     match comes_to {
         Destroy::Plain => {
-            process.contexts.lock().going(context);
+            let was_live = process.contexts.lock().going(context);
             process.leave_context(context);
             let result = plain();
             if result.is_ok() {
                 process.context_ended(context);
+            } else if was_live {
+                process.contexts.lock().made(context);
             }
             result
         }

@@ -243,20 +243,56 @@ pub(super) unsafe extern "C" fn cuMulticastBindMem(
     )
 }
 
-pub(super) unsafe extern "C" fn cuMulticastBindAddr(
-    multicast: CUmemGenericAllocationHandle,
-    multicast_offset: usize,
-    address: CUdeviceptr,
-    bytes: usize,
-    flags: u64,
-) -> CUresult {
-    // SAFETY: the application's own call.
-    let result =
-        unsafe { real::cuMulticastBindAddr(multicast, multicast_offset, address, bytes, flags) };
-    if result.is_ok()
-        && let Some(ledger) = ledger()
-    {
-        ledger.range_bound(address, bytes);
-    }
-    result
+macro_rules! bindings_of_handles {
+    ($($name:ident ( $object:ident : $kind:ty, $number:ty );)*) => {$(
+        pub(super) unsafe extern "C" fn $name(
+            $object: $kind,
+            device: CUdevice,
+            place: $number,
+            handle: CUmemGenericAllocationHandle,
+            offset: $number,
+            bytes: $number,
+            flags: u64,
+        ) -> CUresult {
+            translated(
+                handle,
+                // SAFETY: the application's own call.
+                |handle| unsafe { real::$name($object, device, place, handle, offset, bytes, flags) },
+                |ledger| ledger.bound(handle),
+            )
+        }
+    )*};
+}
+
+bindings_of_handles! {
+    cuMulticastBindMem_v2(multicast: CUmemGenericAllocationHandle, usize);
+    cuLogicalEndpointBindMem(endpoint: u32, u64);
+}
+
+macro_rules! bindings_of_addresses {
+    ($($name:ident ( $($before:ident : $ty:ty),*; $number:ty );)*) => {$(
+        pub(super) unsafe extern "C" fn $name(
+            $($before: $ty,)*
+            address: CUdeviceptr,
+            bytes: $number,
+            flags: u64,
+        ) -> CUresult {
+            // SAFETY: the application's own call.
+            let result = unsafe { real::$name($($before,)* address, bytes, flags) };
+            if result.is_ok()
+                && let Some(ledger) = ledger()
+            {
+                ledger.range_bound(address, bytes as usize);
+            }
+            result
+        }
+    )*};
+}
+
+bindings_of_addresses! {
+    cuMulticastBindAddr(multicast: CUmemGenericAllocationHandle, place: usize; usize);
+    cuMulticastBindAddr_v2(
+        multicast: CUmemGenericAllocationHandle, device: CUdevice, place: usize; usize
+    );
+    cuLogicalEndpointBindAddr(endpoint: u32, device: CUdevice, place: u64; u64);
 }

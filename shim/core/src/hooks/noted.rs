@@ -45,6 +45,14 @@ pool_allocations! {
     cuMemAllocFromPoolAsync_ptsz(pool: CUmemoryPool);
 }
 
+/// The stream that a `_ptsz` function means.
+pub(super) fn of_thread(stream: CUstream) -> CUstream {
+    match stream.is_null() {
+        true => CU_STREAM_PER_THREAD,
+        false => stream,
+    }
+}
+
 fn free_after(
     address: CUdeviceptr,
     stream: CUstream,
@@ -69,13 +77,8 @@ pub(super) unsafe extern "C" fn cuMemFreeAsync_ptsz(
     address: CUdeviceptr,
     stream: CUstream,
 ) -> CUresult {
-    let resolved = if stream.is_null() {
-        CU_STREAM_PER_THREAD
-    } else {
-        stream
-    };
     // SAFETY: the application's own call.
-    free_after(address, resolved, || unsafe {
+    free_after(address, of_thread(stream), || unsafe {
         real::cuMemFreeAsync_ptsz(address, stream)
     })
 }

@@ -81,6 +81,15 @@ impl Ledger {
             unsafe { self.memory.retain(&mut handle, mapping as *mut c_void)? };
             physical.handle = Some(handle);
         }
+        // Left by a settling that failed half way.
+        if let (Some(window), Some(handle)) = (&mut physical.window, physical.handle)
+            && window.scratch == Some(false)
+        {
+            // SAFETY: the ledger's own addresses, where nothing is mapped.
+            unsafe { self.memory.map(window.address, size, 0, handle, 0)? };
+            window.scratch = Some(true);
+            self.give_access(window.address, size, device)?;
+        }
         let whole = physical.mappings.iter().find(|base| {
             books.mappings.get(base).is_some_and(|mapping| {
                 mapping.offset == 0 && mapping.size == size && mapping.is_readable_by(device)

@@ -12,9 +12,9 @@
 //! the driver's own, and memory pinned for other devices behind CUDA's back
 //! (`nvidia_p2p_get_pages`), which must not be frozen.
 //!
-//! While the application runs, no lock is held over a call of the driver: a call may wait for work of another
-//! thread that needs the ledger. What is taken away is therefore forgotten before
-//! the driver frees it, and put back if it does not.
+//! While the application runs, no lock is held over a call of the driver: a call may
+//! wait for work of another thread that needs the ledger. What is taken away is
+//! therefore forgotten before the driver frees it, and put back if it does not.
 
 mod application;
 pub(crate) mod attributes;
