@@ -9,7 +9,8 @@ use common::{Link, app, libraries, repository};
 use rewarm::control::State;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
 
 /// A process, of no interest but for its pid.
@@ -304,6 +305,86 @@ fn processes_without_rewarm_are_told_apart() {
         let words = ["nor a descendant of it uses CUDA under rewarm"];
         refused(command(&plain).arg("--tree"), 1, &words);
     }
+}
+
+#[test]
+fn what_a_process_says_does_not_command_the_terminal() {
+    let tree = Tree::new(1);
+    let pid = tree.pid(0);
+    tree.standins[0].refuse("freeze", "\u{1b}]0;title\u{7}no");
+    let mut command = tree.command(&["freeze", "--pid", &pid, "--to", "/s"]);
+    let message = refused(&mut command, 1, &["]0;title"]);
+    assert!(!message.contains('\u{7}'), "{message:?}");
+}
+
+#[test]
+fn one_that_has_ended_is_told_before_its_parent_has_asked() {
+    let ended = Command::new("true").spawn().unwrap();
+    // SAFETY: a structure of numbers, and our own child, which stays to be reaped.
+    unsafe {
+        let mut end: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOWAIT;
+        assert_eq!(
+            libc::waitid(libc::P_PID, ended.id(), &raw mut end, options),
+            0
+        );
+    }
+    let ended = Sleeper(ended);
+    let pid = ended.pid().to_string();
+    refused(&mut rewarm(&["thaw", "--pid", &pid]), 1, &["has ended"]);
+}
+
+/// Whether this is root, who alone can be another user.
+fn is_root(what: &str) -> bool {
+    // SAFETY: has no requirements.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !is_root {
+        println!("not checked, as this is not root: {what}");
+    }
+    is_root
+}
+
+const ANOTHER_USER: u32 = 54_321;
+
+#[test]
+fn another_users_folder_is_not_asked() {
+    if !is_root("sockets in another user's folder") {
+        return;
+    }
+    let tree = Tree::new(1);
+    let pid = tree.pid(0);
+    chown(&tree.run_dir.0, Some(ANOTHER_USER), None).unwrap();
+    let mut command = tree.command(&["freeze", "--pid", &pid, "--to", "/s"]);
+    refused(&mut command, 1, &["runs without rewarm"]);
+    assert!(tree.standins[0].0.lock().asked.is_empty());
+}
+
+#[test]
+fn the_folder_of_a_tree_is_its_users() {
+    if !is_root("a tree of another user") {
+        return;
+    }
+    let run_dir = RunDir::new();
+    let mut command = Command::new("cat");
+    let sleeper = Sleeper(
+        command
+            .uid(ANOTHER_USER)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let standin = Standin::serve(&run_dir, sleeper.pid());
+    let pid = sleeper.pid().to_string();
+    let folder = run_dir.0.join("snapshots");
+    let freeze = |command: &mut Command| {
+        command.env("REWARM_RUN_DIR", &run_dir.0);
+        command.args(["--tree", "--pid", &pid, "--to"]).arg(&folder);
+        json(command.arg("--json"))
+    };
+    freeze(&mut rewarm(&["freeze"]));
+    let made = std::fs::metadata(&folder).unwrap();
+    assert_eq!((made.uid(), made.mode() & 0o777), (ANOTHER_USER, 0o700));
+    assert_eq!(standin.state(), State::Frozen);
 }
 
 #[test]

@@ -33,6 +33,9 @@ pub enum Cause {
     /// The path is something else than a folder.
     #[error("not a folder; name a folder for the snapshot")]
     NotAFolder,
+    /// The folder that the snapshot's is to be made in.
+    #[error("is not there; make it first (only the last folder of the path is made)")]
+    NoParent,
     /// Links, devices and the like are never opened.
     #[error("not a regular file, so not rewarm's; remove it, or choose another folder")]
     NotRegular,

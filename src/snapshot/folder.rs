@@ -47,6 +47,9 @@ impl Folder {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => sync_parent(path)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !parent_of(path).exists() => {
+                return Err(SnapshotError::new(parent_of(path), Cause::NoParent));
+            }
             Err(error) => return Err(SnapshotError::io(path, "make the folder", error)),
         }
         let folder = Folder::open(path)?;
@@ -242,12 +245,16 @@ fn open_folder(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// A folder's own name is only safe when the folder above is.
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = match path.parent() {
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A folder's own name is only safe when the folder above is.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = parent_of(path);
     match open_folder(parent).and_then(|parent| parent.sync_all()) {
         // Whoever may make a folder there need not be allowed to list it.
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(SnapshotError::io(
