@@ -304,6 +304,7 @@ fn a_process_that_ends_meanwhile() {
     for words in ["hung up", "the process has ended"] {
         assert!(said.contains(words), "{said}");
     }
+    // Its parent has not asked for it yet.
     live.refused(live.thawing(&[]), &["has ended"]);
 }
 

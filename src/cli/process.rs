@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
-use std::{fs, io};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 /// In the maps of every process that uses CUDA under rewarm.
 const CORE: &str = "/librewarm_core.so";
@@ -39,6 +40,20 @@ impl Process {
             Some(state) => state.trim_start().starts_with(['Z', 'X']),
             None => true,
         }
+    }
+
+    /// Whether it has ended, or is just about to: its files are closed first.
+    pub(super) fn ends(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const PAUSE: Duration = Duration::from_millis(10);
+        let begun = Instant::now();
+        while !self.has_ended() {
+            if begun.elapsed() > PATIENCE {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
     }
 
     /// A folder as the process sees it, named from here.
