@@ -9,7 +9,8 @@ use common::{Link, app, libraries, repository};
 use rewarm::control::State;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
 
 /// A process, of no interest but for its pid.
@@ -117,13 +118,21 @@ fn a_process_is_frozen_and_thawed_and_each_told_in_a_line() {
 fn what_is_asked_by_default() {
     let tree = Tree::new(1);
     let pid = tree.pid(0);
-    json(&mut tree.command(&["freeze", "--pid", &pid, "--to", "/s", "--prepare", "--json"]));
+    json(&mut tree.command(&[
+        "freeze",
+        "--pid",
+        &pid,
+        "--to",
+        "/nonexistent/s",
+        "--prepare",
+        "--json",
+    ]));
     assert_eq!(tree.states(), [State::Active], "only prepared");
     assert_eq!(
         tree.standins[0].asked("prepare"),
-        [json!({"version": 1, "request": "prepare", "to": "/s"})]
+        [json!({"version": 1, "request": "prepare", "to": "/nonexistent/s"})]
     );
-    json(&mut tree.command(&["freeze", "--pid", &pid, "--to", "/s", "--json"]));
+    json(&mut tree.command(&["freeze", "--pid", &pid, "--to", "/nonexistent/s", "--json"]));
     assert_eq!(tree.standins[0].asked("freeze")[0]["drain_seconds"], 10.0);
     assert_eq!(
         tree.standins[0].asked("freeze")[0]["budget_bytes"],
@@ -143,14 +152,14 @@ fn the_keys_of_json_are_in_the_readme() {
     let pid = tree.pid(0);
     let mut found = Vec::new();
     for arguments in [
-        &["freeze", "--to", "/s", "--prepare"][..],
-        &["freeze", "--to", "/s"],
+        &["freeze", "--to", "/nonexistent/s", "--prepare"][..],
+        &["freeze", "--to", "/nonexistent/s"],
         &["thaw"],
     ] {
         let one = json(tree.command(arguments).args(["--pid", &pid, "--json"]));
         assert_eq!(one["version"], 1);
         assert_eq!(one["pid"].to_string(), pid);
-        assert_eq!(one["snapshot"], "/s");
+        assert_eq!(one["snapshot"], "/nonexistent/s");
         found.extend(one.as_object().unwrap().keys().cloned());
     }
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
@@ -164,11 +173,18 @@ fn the_keys_of_json_are_in_the_readme() {
 #[test]
 fn a_tree_is_frozen_and_thawed_together() {
     let tree = Tree::new(3);
-    let freeze = ["freeze", "--pid", &own_pid(), "--tree", "--to", "/s"];
+    let freeze = [
+        "freeze",
+        "--pid",
+        &own_pid(),
+        "--tree",
+        "--to",
+        "/nonexistent/s",
+    ];
     let told = json(tree.command(&freeze).arg("--json"));
     assert_eq!(tree.states(), [State::Frozen; 3]);
     for member in 0..3 {
-        let folder = format!("/s/{}", tree.pid(member));
+        let folder = format!("/nonexistent/s/{}", tree.pid(member));
         assert_eq!(tree.standins[member].asked("freeze")[0]["to"], *folder);
         let pids = told["processes"].as_array().unwrap().iter();
         let mut pids = pids.map(|process| process["pid"].to_string());
@@ -184,11 +200,38 @@ fn a_tree_is_frozen_and_thawed_together() {
 }
 
 #[test]
+fn a_large_tree_is_frozen_and_thawed_together() {
+    let tree = Tree::new(200);
+    let pid = own_pid();
+    let freeze = [
+        "freeze",
+        "--pid",
+        &pid,
+        "--tree",
+        "--to",
+        "/nonexistent/s",
+        "--json",
+    ];
+    for arguments in [&freeze[..], &["thaw", "--pid", &pid, "--tree", "--json"]] {
+        let told = json(&mut tree.command(arguments));
+        assert_eq!(told["processes"].as_array().unwrap().len(), 200);
+    }
+    assert_eq!(tree.states(), [State::Active; 200]);
+}
+
+#[test]
 fn if_one_of_a_tree_cannot_be_frozen_the_others_run_again() {
     let tree = Tree::new(3);
     tree.standins[1].refuse("freeze", "a stream does not drain");
     let message = refused(
-        &mut tree.command(&["freeze", "--pid", &own_pid(), "--tree", "--to", "/s"]),
+        &mut tree.command(&[
+            "freeze",
+            "--pid",
+            &own_pid(),
+            "--tree",
+            "--to",
+            "/nonexistent/s",
+        ]),
         1,
         &[
             "1 of 3 processes could not be frozen",
@@ -209,9 +252,19 @@ fn one_that_cannot_be_thawed_again_is_named_with_its_snapshot() {
     let tree = Tree::new(2);
     tree.standins[0].refuse("freeze", "no space left");
     tree.standins[1].refuse("thaw", "3 GiB of GPU memory are missing");
-    let place = format!("it is frozen, its snapshot is in /s/{}", tree.pid(1));
+    let place = format!(
+        "it is frozen, its snapshot is in /nonexistent/s/{}",
+        tree.pid(1)
+    );
     refused(
-        &mut tree.command(&["freeze", "--pid", &own_pid(), "--tree", "--to", "/s"]),
+        &mut tree.command(&[
+            "freeze",
+            "--pid",
+            &own_pid(),
+            "--tree",
+            "--to",
+            "/nonexistent/s",
+        ]),
         1,
         &["no space left", "3 GiB of GPU memory are missing", &place],
     );
@@ -222,14 +275,25 @@ fn one_that_cannot_be_thawed_again_is_named_with_its_snapshot() {
 fn of_a_tree_all_are_thawed_that_can_be() {
     let tree = Tree::new(3);
     let pid = own_pid();
-    json(&mut tree.command(&["freeze", "--pid", &pid, "--tree", "--to", "/s", "--json"]));
+    json(&mut tree.command(&[
+        "freeze",
+        "--pid",
+        &pid,
+        "--tree",
+        "--to",
+        "/nonexistent/s",
+        "--json",
+    ]));
     tree.standins[2].refuse("thaw", "chunk 7 is corrupt");
     let output = tree
         .command(&["thaw", "--pid", &pid, "--tree"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let place = format!("it is frozen, its snapshot is in /s/{}", tree.pid(2));
+    let place = format!(
+        "it is frozen, its snapshot is in /nonexistent/s/{}",
+        tree.pid(2)
+    );
     assert!(stderr(&output).contains("chunk 7 is corrupt"), "{output:?}");
     assert!(stderr(&output).contains(&place), "{output:?}");
     assert_eq!(stdout(&output).matches("thawed:").count(), 2);
@@ -246,7 +310,14 @@ fn one_that_cannot_be_frozen_keeps_its_tree_untouched() {
     let tree = Tree::new(2);
     tree.standins[1].0.lock().report.memory.freezable = false;
     let words = ["was not started with --freezable", &tree.pid(1)];
-    let mut command = tree.command(&["freeze", "--pid", &own_pid(), "--tree", "--to", "/s"]);
+    let mut command = tree.command(&[
+        "freeze",
+        "--pid",
+        &own_pid(),
+        "--tree",
+        "--to",
+        "/nonexistent/s",
+    ]);
     refused(&mut command, 1, &words);
     assert_eq!(tree.standins[0].asked("freeze").len(), 0);
 }
@@ -255,13 +326,17 @@ fn one_that_cannot_be_frozen_keeps_its_tree_untouched() {
 fn states_that_do_not_fit_are_told_with_what_to_do() {
     let tree = Tree::new(1);
     let pid = tree.pid(0);
-    let freeze = ["freeze", "--pid", &pid, "--to", "/s"];
+    let freeze = ["freeze", "--pid", &pid, "--to", "/nonexistent/s"];
     let thaw = ["thaw", "--pid", &pid];
     refused(&mut tree.command(&thaw), 1, &["is not frozen"]);
     let words = ["neither process", "is frozen"];
     refused(tree.command(&thaw).arg("--tree"), 1, &words);
     json(tree.command(&freeze).arg("--json"));
-    let words = ["is frozen already", "is in /s", "rewarm thaw --pid"];
+    let words = [
+        "is frozen already",
+        "is in /nonexistent/s",
+        "rewarm thaw --pid",
+    ];
     refused(&mut tree.command(&freeze), 1, &words);
     tree.standins[0].0.lock().report.state = State::Thawing;
     refused(&mut tree.command(&freeze), 1, &["under way"]);
@@ -273,14 +348,14 @@ fn what_the_process_refuses_is_told_with_what_holds() {
     let tree = Tree::new(1);
     let pid = tree.pid(0);
     tree.standins[0].refuse("freeze", "managed memory cannot be frozen");
-    tree.standins[0].refuse("prepare", "no space left in /s");
+    tree.standins[0].refuse("prepare", "no space left in /nonexistent/s");
     let words = ["managed memory cannot be frozen", "it runs as before"];
-    let freeze = ["freeze", "--pid", &pid, "--to", "/s"];
+    let freeze = ["freeze", "--pid", &pid, "--to", "/nonexistent/s"];
     refused(&mut tree.command(&freeze), 1, &words);
     refused(
         tree.command(&freeze).arg("--prepare"),
         1,
-        &["no space left in /s"],
+        &["no space left in /nonexistent/s"],
     );
 }
 
@@ -292,7 +367,7 @@ fn processes_without_rewarm_are_told_apart() {
     let mut ended = Command::new("true").spawn().unwrap();
     ended.wait().unwrap();
     let ended = ended.id().to_string();
-    for arguments in [&["freeze", "--to", "/s"][..], &["thaw"]] {
+    for arguments in [&["freeze", "--to", "/nonexistent/s"][..], &["thaw"]] {
         let command = |pid: &str| {
             let mut command = rewarm(arguments);
             command.env("REWARM_RUN_DIR", &run_dir.0);
@@ -307,24 +382,135 @@ fn processes_without_rewarm_are_told_apart() {
 }
 
 #[test]
+fn what_a_process_says_does_not_command_the_terminal() {
+    let tree = Tree::new(1);
+    let pid = tree.pid(0);
+    tree.standins[0].refuse("freeze", "\u{1b}]0;title\u{7}no");
+    let mut command = tree.command(&["freeze", "--pid", &pid, "--to", "/nonexistent/s"]);
+    let message = refused(&mut command, 1, &["]0;title"]);
+    assert!(!message.contains('\u{7}'), "{message:?}");
+}
+
+#[test]
+fn one_that_has_ended_is_told_before_its_parent_has_asked() {
+    let ended = Command::new("true").spawn().unwrap();
+    // SAFETY: a structure of numbers, and our own child, which stays to be reaped.
+    unsafe {
+        let mut end: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOWAIT;
+        assert_eq!(
+            libc::waitid(libc::P_PID, ended.id(), &raw mut end, options),
+            0
+        );
+    }
+    let ended = Sleeper(ended);
+    let pid = ended.pid().to_string();
+    refused(&mut rewarm(&["thaw", "--pid", &pid]), 1, &["has ended"]);
+}
+
+/// Whether this is root, who alone can be another user.
+fn is_root(what: &str) -> bool {
+    // SAFETY: has no requirements.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !is_root {
+        println!("not checked, as this is not root: {what}");
+    }
+    is_root
+}
+
+const ANOTHER_USER: u32 = 54_321;
+
+#[test]
+fn another_users_folder_is_not_asked() {
+    if !is_root("sockets in another user's folder") {
+        return;
+    }
+    let tree = Tree::new(1);
+    let pid = tree.pid(0);
+    chown(&tree.run_dir.0, Some(ANOTHER_USER), None).unwrap();
+    let mut command = tree.command(&["freeze", "--pid", &pid, "--to", "/nonexistent/s"]);
+    refused(&mut command, 1, &["runs without rewarm"]);
+    assert!(tree.standins[0].0.lock().asked.is_empty());
+}
+
+#[test]
+fn the_folder_of_a_tree_is_its_users() {
+    if !is_root("a tree of another user") {
+        return;
+    }
+    let run_dir = RunDir::new();
+    let mut command = Command::new("cat");
+    let sleeper = Sleeper(
+        command
+            .uid(ANOTHER_USER)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let standin = Standin::serve(&run_dir, sleeper.pid());
+    let pid = sleeper.pid().to_string();
+    let folder = run_dir.0.join("snapshots");
+    let freeze = |command: &mut Command| {
+        command.env("REWARM_RUN_DIR", &run_dir.0);
+        command.args(["--tree", "--pid", &pid, "--to"]).arg(&folder);
+        json(command.arg("--json"))
+    };
+    freeze(&mut rewarm(&["freeze"]));
+    let made = std::fs::metadata(&folder).unwrap();
+    assert_eq!((made.uid(), made.mode() & 0o777), (ANOTHER_USER, 0o700));
+    assert_eq!(standin.state(), State::Frozen);
+}
+
+#[test]
 fn wrong_options_are_told_before_anything_is_done() {
     let tree = Tree::new(1);
     let pid = tree.pid(0);
     for wrong in [
         &["freeze", "--pid", &pid][..],
-        &["freeze", "--to", "/s"],
+        &["freeze", "--to", "/nonexistent/s"],
         &["freeze", "--pid", &pid, "--to", ""],
-        &["freeze", "--pid", "x", "--to", "/s"],
-        &["freeze", "--pid", &pid, "--to", "/s", "--budget", "many"],
-        &["freeze", "--pid", &pid, "--to", "/s", "--budget", "0"],
-        &["freeze", "--pid", &pid, "--to", "/s", "--drain=-1"],
-        &["freeze", "--pid", &pid, "--to", "/s", "--drain", "nan"],
+        &["freeze", "--pid", "x", "--to", "/nonexistent/s"],
         &[
             "freeze",
             "--pid",
             &pid,
             "--to",
-            "/s",
+            "/nonexistent/s",
+            "--budget",
+            "many",
+        ],
+        &[
+            "freeze",
+            "--pid",
+            &pid,
+            "--to",
+            "/nonexistent/s",
+            "--budget",
+            "0",
+        ],
+        &[
+            "freeze",
+            "--pid",
+            &pid,
+            "--to",
+            "/nonexistent/s",
+            "--drain=-1",
+        ],
+        &[
+            "freeze",
+            "--pid",
+            &pid,
+            "--to",
+            "/nonexistent/s",
+            "--drain",
+            "nan",
+        ],
+        &[
+            "freeze",
+            "--pid",
+            &pid,
+            "--to",
+            "/nonexistent/s",
             "--prepare",
             "--budget",
             "1G",
@@ -344,7 +530,7 @@ fn whoever_interrupts_is_told_that_the_process_goes_on() {
     let pid = tree.pid(0);
     let asked = tree.standins[0].leave_unanswered("freeze");
     let child = tree
-        .command(&["freeze", "--pid", &pid, "--to", "/s"])
+        .command(&["freeze", "--pid", &pid, "--to", "/nonexistent/s"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -8,6 +8,7 @@ use common::{Link, Run, app};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -313,6 +314,56 @@ fn what_is_frozen_or_not_already() {
     live.thaw(&[]);
     live.refused(live.thawing(&[]), &["not frozen"]);
     live.must("check");
+}
+
+/// Begins a freeze, which waits for a stream.
+fn stuck(live: &mut Live) -> Child {
+    live.must("busy");
+    let mut freeze = live.freezing(&["--drain", "60"]);
+    freeze.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = freeze.spawn().expect("rewarm starts");
+    while live.state() != "freezing" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn two_freezes_at_once() {
+    let mut live = Live::start(small_program());
+    let first = stuck(&mut live);
+    live.refused(live.freezing(&[]), &["under way"]);
+    live.refused(live.thawing(&[]), &["just now"]);
+    live.must("idle");
+    assert!(ended(first).status.success());
+    live.thaw(&[]);
+    live.must("check");
+}
+
+#[test]
+fn a_process_that_ends_meanwhile() {
+    let mut live = Live::start(small_program());
+    let freeze = stuck(&mut live);
+    live.signal(libc::SIGKILL);
+    let output = ended(freeze);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    for words in ["hung up", "the process has ended"] {
+        assert!(said.contains(words), "{said}");
+    }
+    // Its parent has not asked for it yet.
+    live.refused(live.thawing(&[]), &["has ended"]);
+}
+
+#[test]
+fn a_process_that_is_stopped() {
+    let mut live = Live::start(small_program());
+    live.signal(libc::SIGSTOP);
+    live.refused(live.freezing(&[]), &["may be stopped"]);
+    live.signal(libc::SIGCONT);
+    assert_eq!(live.state(), "active");
+    works(&mut live);
 }
 
 #[test]

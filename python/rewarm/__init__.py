@@ -84,7 +84,7 @@ def freeze(
     such as ``KeyboardInterrupt``, does not stop the freeze.
     """
     values: Dict[str, Any] = {
-        "to": os.path.abspath(os.fspath(to)),
+        "to": _absolute(to),
         "drain_seconds": _seconds(drain),
     }
     if budget is not None:
@@ -98,7 +98,7 @@ def prepare(
     progress: Optional[_Progress] = None,
 ) -> Dict[str, Any]:
     """Make room for a snapshot in folder ``to``, so that the freeze is faster."""
-    values = {"to": os.path.abspath(os.fspath(to))}
+    values = {"to": _absolute(to)}
     return _ask(pid, "prepare", "prepared", values, progress or _ignore)
 
 
@@ -126,7 +126,7 @@ def thaw(
         "order": order,
     }
     if source is not None:
-        values["from"] = os.path.abspath(os.fspath(source))
+        values["from"] = _absolute(source)
     return _ask(pid, "thaw", "thawed", values, progress or _ignore)
 
 
@@ -154,6 +154,14 @@ def _set_discarded(memory: Any, count: Optional[int], is_discarded: bool) -> Non
 
 def _ignore(_: Dict[str, Any]) -> None:
     pass
+
+
+def _absolute(folder: _Path) -> str:
+    """From the current folder; ``..`` stays, as it may follow a link."""
+    path = os.fsdecode(folder)
+    if not path:
+        raise Error("the folder has no name")
+    return os.path.join(os.getcwd(), path)
 
 
 def _seconds(value: float) -> float:
@@ -347,11 +355,11 @@ class _Process:
     def run_dirs(self) -> List[str]:
         environment = self.environment()
         folder = environment.get("REWARM_RUN_DIR")
-        uid = os.geteuid() if self.is_self else os.stat(self.folder).st_uid
+        uid = self.uid()
         if folder:
             folders = [folder]
         else:
-            folders = ["/run/rewarm"] if uid == 0 else []
+            folders = ["/run/rewarm"] if uid == 0 or self.is_elsewhere() else []
             runtime = environment.get("XDG_RUNTIME_DIR", "")
             if os.path.isabs(runtime):
                 folders.append(os.path.join(runtime, "rewarm"))
@@ -361,7 +369,23 @@ class _Process:
             folders = [os.path.join(root, folder.lstrip("/")) for folder in folders]
         elif not self.is_self and os.environ.get("REWARM_RUN_DIR"):
             folders.append(os.environ["REWARM_RUN_DIR"])
-        return folders
+        return [folder for folder in folders if self.is_trusted(folder)]
+
+    def uid(self) -> int:
+        """Its effective user."""
+        if self.is_self:
+            return os.geteuid()
+        for line in self.read("status").splitlines():
+            if line.startswith("Uid:"):
+                return int(line.split()[2])
+        return 0
+
+    def is_trusted(self, folder: str) -> bool:
+        """Whether nobody could answer there in place of the process but its user, or ours."""
+        try:
+            return os.lstat(folder).st_uid in (self.uid(), os.geteuid())
+        except OSError:
+            return True
 
     def environment(self) -> Dict[str, str]:
         """As it was when the process started."""

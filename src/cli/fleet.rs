@@ -71,6 +71,7 @@ pub(super) fn together<'a, R: Send>(
 pub(super) fn what_holds(process: &Process) -> String {
     let report = match process.connect().and_then(|client| Ok(client.status()?)) {
         Ok(report) => report,
+        Err(_) if process.ends() => return "the process has ended".into(),
         Err(error) => return format!("what became of it is not known ({error})"),
     };
     match (report.state, report.memory.snapshot) {

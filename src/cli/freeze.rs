@@ -3,15 +3,15 @@
 use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds};
 use super::process::Process;
 use super::{Usage, print_json, text};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rewarm::control::{
     Freeze, FreezeReport, Order, Prepare, PrepareReport, ProcessReport, State, Thaw,
 };
 use serde::Serialize;
 use serde_json::json;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{self, Path, PathBuf};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -63,16 +63,15 @@ pub(super) fn run(args: &FreezeArgs) -> Result<ExitCode> {
     if args.to.as_os_str().is_empty() {
         return Err(Usage("--to: the folder has no name").into());
     }
-    let folder = path::absolute(&args.to).context("cannot find the current folder")?;
     let root = Process::find(args.pid)?;
+    let folder = root.folder_named(&args.to)?;
     let processes = if args.tree { root.tree()? } else { vec![root] };
     for process in &processes {
         check(process.pid, &process.connect()?.status()?)?;
     }
     explain_interrupts();
     if args.tree {
-        // The processes make their own folders in it, and say so if it is not there.
-        let _ = DirBuilder::new().mode(0o700).create(&folder);
+        make_for(&processes, &folder)?;
     }
     if args.prepare {
         let reports = prepare(args, &folder, &processes)?;
@@ -104,6 +103,24 @@ fn check(pid: u32, report: &ProcessReport) -> Result<()> {
     }
 }
 
+/// Makes the folder of a tree, for the user of the processes: they make their own
+/// folders in it, and say so if it is not there.
+fn make_for(processes: &[Process], folder: &Path) -> Result<()> {
+    let Some(first) = processes.first().filter(|first| !first.is_elsewhere()) else {
+        return Ok(());
+    };
+    if DirBuilder::new().mode(0o700).create(folder).is_ok() && first.foreign_owner().is_some() {
+        // What it was made as, not what somebody may have put in its place.
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(folder)
+            .and_then(|made| fchown(made, Some(first.uid()), None))
+            .with_context(|| format!("cannot hand {} over", folder.display()))?;
+    }
+    Ok(())
+}
+
 /// Where a process's snapshot goes.
 fn place(args: &FreezeArgs, folder: &Path, process: &Process) -> PathBuf {
     if args.tree {
@@ -116,7 +133,8 @@ fn place(args: &FreezeArgs, folder: &Path, process: &Process) -> PathBuf {
 fn prepare(args: &FreezeArgs, folder: &Path, processes: &[Process]) -> Result<Vec<PrepareReport>> {
     let results = together(processes, |process, show| {
         let to = place(args, folder, process);
-        Ok(process.connect()?.prepare(Prepare { to }, show)?)
+        let prepared = process.connect()?.prepare(Prepare { to }, show);
+        prepared.map_err(|error| anyhow!("{error}{}", process.who_writes()))
     });
     results.into_iter().collect()
 }
@@ -140,7 +158,11 @@ fn freeze(args: &FreezeArgs, folder: &Path, processes: &[Process]) -> Result<Vec
                 frozen.push(process);
                 reports.push(report);
             }
-            Err(error) => failures.push(format!("{error:#}; {}", what_holds(process))),
+            Err(error) => failures.push(format!(
+                "{error:#}{}; {}",
+                process.who_writes(),
+                what_holds(process)
+            )),
         }
     }
     if failures.is_empty() {
@@ -190,7 +212,8 @@ fn tell<R: Serialize>(
     let pairs = processes.iter().zip(reports);
     if !args.json {
         for (process, report) in pairs {
-            println!("process {}: {}", process.pid, describe(report));
+            let line = text::printable(&describe(report));
+            println!("process {}: {line}", process.pid);
         }
         return Ok(());
     }

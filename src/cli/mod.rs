@@ -69,7 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("rewarm: {}", with_causes(&error));
+        eprintln!("rewarm: {}", text::printable(&with_causes(&error)));
         exit_code(&error).into()
     })
 }

@@ -1,13 +1,15 @@
 //! Finding processes that listen, from their pid alone.
 
-use anyhow::{Result, bail};
+use super::Usage;
+use anyhow::{Context, Result, anyhow, bail};
 use rewarm::config::{Settings, run_dirs_of};
 use rewarm::control::{Client, ControlError};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::{self, Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 /// In the maps of every process that uses CUDA under rewarm.
 const CORE: &str = "/librewarm_core.so";
@@ -25,7 +27,51 @@ impl Process {
         if !folder.exists() {
             bail!("there is no process {pid}");
         }
-        Ok(Process { pid, folder })
+        let process = Process { pid, folder };
+        if process.has_ended() {
+            bail!("process {pid} has ended");
+        }
+        Ok(process)
+    }
+
+    /// Whether it is gone, but for its parent to take note.
+    pub(super) fn has_ended(&self) -> bool {
+        match field(&self.folder, "State:") {
+            Some(state) => state.trim_start().starts_with(['Z', 'X']),
+            None => true,
+        }
+    }
+
+    /// Whether it has ended, or is just about to: its files are closed first.
+    pub(super) fn ends(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const PAUSE: Duration = Duration::from_millis(10);
+        let begun = Instant::now();
+        while !self.has_ended() {
+            if begun.elapsed() > PATIENCE {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
+    }
+
+    /// A folder as the process sees it, named from here.
+    pub(super) fn folder_named(&self, folder: &Path) -> Result<PathBuf> {
+        if self.is_elsewhere() && folder.is_relative() {
+            let what = "the process sees other files than this command (it is in a container): name the folder by its absolute path there";
+            return Err(Usage(what).into());
+        }
+        path::absolute(folder).context("cannot find the current folder")
+    }
+
+    /// What somebody should know whose folder could not be written to.
+    pub(super) fn who_writes(&self) -> String {
+        match (self.is_elsewhere(), self.foreign_owner()) {
+            (true, _) => " (the process writes it itself, in its container)".into(),
+            (false, Some(uid)) => format!(" (the process writes it itself, as user {uid})"),
+            (false, None) => String::new(),
+        }
     }
 
     /// Connects to it, or says why that cannot be.
@@ -33,10 +79,7 @@ impl Process {
         match self.try_connect() {
             Ok(client) => Ok(client),
             Err(error @ ControlError::NotListening { .. }) => bail!(self.why_silent(&error)),
-            Err(error) => match self.foreign_owner() {
-                Some(uid) => bail!(self.is_foreign(uid)),
-                None => Err(error.into()),
-            },
+            Err(error) => Err(self.why_not(error)),
         }
     }
 
@@ -59,7 +102,7 @@ impl Process {
                         bail!(process.why_silent(&error));
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(process.why_not(error)),
             }
         }
         if found.is_empty() {
@@ -71,7 +114,17 @@ impl Process {
     }
 
     fn try_connect(&self) -> Result<Client, ControlError> {
-        Client::connect(&self.run_dirs(), self.own_pid().unwrap_or(self.pid))
+        let folders = self.run_dirs();
+        let own_pid = self.own_pid().unwrap_or(self.pid);
+        let client = Client::connect(&folders, own_pid)?;
+        // Links in its container may lead to sockets outside.
+        if self.is_elsewhere() && client.peer_pid().ok() != Some(self.pid) {
+            return Err(ControlError::NotListening {
+                pid: own_pid,
+                folders,
+            });
+        }
+        Ok(client)
     }
 
     /// Where the process would listen, as seen from here.
@@ -81,35 +134,44 @@ impl Process {
             None => run_dirs_of(self.uid(), self.variable("XDG_RUNTIME_DIR").as_deref()),
         };
         if self.is_elsewhere() {
+            // Its user may well be another there.
+            folders.extend(run_dirs_of(0, None));
             let root = self.folder.join("root");
             for folder in &mut folders {
                 *folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
             }
         } else {
-            let own = Settings::from_env().0.run_dirs;
-            folders.extend(
-                own.into_iter()
-                    .filter(|folder| !folders.contains(folder))
-                    .collect::<Vec<_>>(),
-            );
+            folders.extend(Settings::from_env().0.run_dirs);
         }
+        let mut seen = Vec::new();
+        folders.retain(|folder| {
+            let fresh = !seen.contains(folder) && self.is_trusted(folder);
+            seen.push(folder.clone());
+            fresh
+        });
         folders
     }
 
+    /// Whether nobody could answer there in place of the process but its user, or ours.
+    fn is_trusted(&self, folder: &Path) -> bool {
+        let owner = fs::symlink_metadata(folder).map(|found| found.uid());
+        owner.map_or(true, |owner| owner == self.uid() || owner == own_uid())
+    }
+
     /// Whether it sees other files than this process: it is in a container.
-    fn is_elsewhere(&self) -> bool {
-        let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
-        let (its, own) = (namespace(&self.folder), namespace(Path::new("/proc/self")));
-        its.is_some() && its != own
+    pub(super) fn is_elsewhere(&self) -> bool {
+        let differs = |name: &str| {
+            let link = |process: &Path| fs::read_link(process.join(name)).ok();
+            let (its, own) = (link(&self.folder), link(Path::new("/proc/self")));
+            its.is_some() && its != own
+        };
+        differs("ns/mnt") || differs("root")
     }
 
     /// Its pid as it sees it itself.
     fn own_pid(&self) -> Option<u32> {
-        let status = fs::read_to_string(self.folder.join("status")).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))?;
-        line.split_whitespace().last()?.parse().ok()
+        let pids = field(&self.folder, "NSpid:")?;
+        pids.split_whitespace().last()?.parse().ok()
     }
 
     fn variable(&self, name: &str) -> Option<OsString> {
@@ -120,14 +182,25 @@ impl Process {
         (!value.is_empty()).then(|| OsString::from_vec(value.to_vec()))
     }
 
-    fn uid(&self) -> u32 {
-        fs::metadata(&self.folder).map_or(0, |found| found.uid())
+    pub(super) fn uid(&self) -> u32 {
+        effective_uid(&self.folder)
     }
 
-    /// The user it belongs to, if that is not us and we are not root.
-    fn foreign_owner(&self) -> Option<u32> {
-        let own = fs::metadata("/proc/self").map_or(0, |found| found.uid());
-        (own != 0 && own != self.uid()).then(|| self.uid())
+    /// The user it belongs to, if that is not ours.
+    pub(super) fn foreign_owner(&self) -> Option<u32> {
+        Some(self.uid()).filter(|uid| *uid != own_uid())
+    }
+
+    /// The user it belongs to, if that is not ours and we may not ask.
+    fn closed_owner(&self) -> Option<u32> {
+        self.foreign_owner().filter(|_| own_uid() != 0)
+    }
+
+    fn why_not(&self, error: ControlError) -> anyhow::Error {
+        match self.closed_owner() {
+            Some(uid) => anyhow!(self.is_foreign(uid)),
+            None => error.into(),
+        }
     }
 
     fn is_foreign(&self, uid: u32) -> String {
@@ -143,7 +216,7 @@ impl Process {
 
     fn why_silent(&self, error: &ControlError) -> String {
         let pid = self.pid;
-        if let Some(uid) = self.foreign_owner() {
+        if let Some(uid) = self.closed_owner() {
             return self.is_foreign(uid);
         }
         let Ok(maps) = self.maps() else {
@@ -163,6 +236,24 @@ impl Process {
             )
         }
     }
+}
+
+/// A line of a process's `/proc/PID/status`.
+fn field(process: &Path, name: &str) -> Option<String> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.to_owned())
+}
+
+/// Who owns `/proc/PID` does not tell: that is root, where a process is protected.
+fn effective_uid(process: &Path) -> u32 {
+    let users = field(process, "Uid:").unwrap_or_default();
+    let effective = users.split_whitespace().nth(1);
+    effective.and_then(|uid| uid.parse().ok()).unwrap_or(0)
+}
+
+fn own_uid() -> u32 {
+    effective_uid(Path::new("/proc/self"))
 }
 
 /// A process and its descendants, parents first.

@@ -42,7 +42,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode> {
             if args.json {
                 print_json(&report)?
             } else {
-                print!("{}", describe(&report))
+                print!("{}", text::printable(&describe(&report)))
             }
         }
         None => {
@@ -53,7 +53,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode> {
                 println!("no process of this user uses CUDA under rewarm");
             } else {
                 let texts: Vec<_> = reports.iter().map(describe).collect();
-                print!("{}", texts.join("\n"));
+                print!("{}", text::printable(&texts.join("\n")));
             }
         }
     }

@@ -1,5 +1,13 @@
 //! Numbers and tables for people.
 
+/// What another process said, without what a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    let is_plain = |letter: &char| !letter.is_control() || matches!(letter, '\n' | '\t');
+    text.chars()
+        .map(|letter| Some(letter).filter(is_plain).unwrap_or('\u{fffd}'))
+        .collect()
+}
+
 /// A number of bytes, with a binary unit.
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -107,6 +115,15 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(4 << 20), "4 MiB");
         assert_eq!(bytes((8 << 30) + (1 << 29)), "8.5 GiB");
+    }
+
+    #[test]
+    fn a_terminal_is_not_commanded() {
+        assert_eq!(printable("é\n\tx"), "é\n\tx");
+        assert_eq!(
+            printable("\x1b]0;x\x07\u{9b}"),
+            "\u{fffd}]0;x\u{fffd}\u{fffd}"
+        );
     }
 
     #[test]

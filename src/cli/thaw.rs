@@ -3,11 +3,11 @@
 use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds};
 use super::process::Process;
 use super::{FAILURE, Usage, print_json, text};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use rewarm::control::{Order, ProcessReport, State, Thaw, ThawReport};
 use serde_json::json;
-use std::path::{self, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -71,10 +71,11 @@ pub(super) fn run(args: &ThawArgs) -> Result<ExitCode> {
         Some(from) if from.as_os_str().is_empty() => {
             return Err(Usage("--from: the folder has no name").into());
         }
-        Some(from) => Some(path::absolute(from).context("cannot find the current folder")?),
+        Some(from) => Some(from.as_path()),
         None => None,
     };
     let root = Process::find(args.pid)?;
+    let from = from.map(|from| root.folder_named(from)).transpose()?;
     let processes = if args.tree {
         frozen_of(root)?
     } else {
@@ -150,7 +151,8 @@ fn tell(
         match result {
             Ok(report) => {
                 if !args.json {
-                    println!("process {}: {}", process.pid, describe(report));
+                    let line = text::printable(&describe(report));
+                    println!("process {}: {line}", process.pid);
                 }
                 told.push(Told::new(process.pid, report));
             }
@@ -158,7 +160,7 @@ fn tell(
         }
     }
     for failure in &failures {
-        eprintln!("rewarm: {failure}");
+        eprintln!("rewarm: {}", text::printable(failure));
     }
     if args.json && args.tree {
         print_json(&json!({ "version": VERSION, "processes": told }))?;
@@ -175,7 +177,8 @@ fn tell(
 
 fn describe(report: &ThawReport) -> String {
     let mut text = format!("thawed: {}", rate(report.bytes, report.seconds));
-    if report.wait_seconds > 0.0 {
+    // To find out that there is enough takes a moment, too.
+    if report.wait_seconds >= 0.005 {
         text += &format!(", after {:.2} s of waiting for memory", report.wait_seconds);
     }
     text += if report.verified_by == "no" {

@@ -1,6 +1,6 @@
 //! The asking side.
 
-use super::protocol::{Request, Response, Versioned};
+use super::protocol::{Request, Response, Versioned, understand_answer};
 use super::socket::{self, Timed};
 use super::{
     ControlError, Discard, Freeze, FreezeReport, Prepare, PrepareReport, ProcessReport, Progress,
@@ -59,6 +59,14 @@ impl Client {
     pub fn give_up_after(mut self, silence: Duration) -> Client {
         self.silence = silence;
         self
+    }
+
+    /// Pid of the process that listens, as seen from here; 0 if it cannot be seen.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn peer_pid(&self) -> io::Result<u32> {
+        Ok(socket::peer(&self.stream)?.pid as u32)
     }
 
     /// Asks for the report.
@@ -137,9 +145,8 @@ impl Client {
     fn ask(&self, request: Request) -> Result<Response, ControlError> {
         let mut timed = Timed::new(&self.stream, PATIENCE);
         frame::write(&mut timed, &Versioned::new(request))
-            .and_then(|()| frame::read(&mut timed))
-            .map_err(|source| self.broken_off(source))
-            .and_then(|answer| self.accepted(answer))
+            .map_err(|source| self.broken_off(source, PATIENCE))?;
+        self.hear(PATIENCE)
     }
 
     /// What takes long.
@@ -148,46 +155,47 @@ impl Client {
         request: Request,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<Response, ControlError> {
-        frame::write(
-            &mut Timed::new(&self.stream, PATIENCE),
-            &Versioned::new(request),
-        )
-        .map_err(|source| self.broken_off(source))?;
+        let mut timed = Timed::new(&self.stream, PATIENCE);
+        frame::write(&mut timed, &Versioned::new(request))
+            .map_err(|source| self.broken_off(source, PATIENCE))?;
         loop {
-            let answer = frame::read(&mut Timed::new(&self.stream, self.silence));
-            match self.accepted(answer.map_err(|source| self.given_up(source))?)? {
+            match self.hear(self.silence)? {
                 Response::Progress(progress) => tell(progress),
                 answer => return Ok(answer),
             }
         }
     }
 
-    fn accepted(&self, answer: Versioned<Response>) -> Result<Response, ControlError> {
-        match answer.message {
-            Response::Error(message) => Err(ControlError::Refused {
-                pid: self.pid,
-                message,
-            }),
-            response => Ok(response),
+    /// The next word, which has to come within a time.
+    fn hear(&self, limit: Duration) -> Result<Response, ControlError> {
+        let pid = self.pid;
+        let answer = frame::read_bytes(&mut Timed::new(&self.stream, limit))
+            .map_err(|source| self.broken_off(source, limit))?;
+        match understand_answer(&answer) {
+            Ok(Response::Error(message)) => Err(ControlError::Refused { pid, message }),
+            Ok(response) => Ok(response),
+            Err((Some(version), _)) => Err(ControlError::Version { pid, version }),
+            Err((None, error)) => Err(self.broken_off(error.into(), limit)),
         }
     }
 
-    fn given_up(&self, source: frame::FrameError) -> ControlError {
-        match source {
-            frame::FrameError::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
-                ControlError::Silent {
-                    pid: self.pid,
-                    seconds: self.silence.as_secs(),
-                }
-            }
-            source => self.broken_off(source),
-        }
-    }
-
-    fn broken_off(&self, source: frame::FrameError) -> ControlError {
-        ControlError::Conversation {
-            pid: self.pid,
-            source,
+    fn broken_off(&self, source: frame::FrameError, limit: Duration) -> ControlError {
+        let pid = self.pid;
+        let kind = match &source {
+            frame::FrameError::Io(error) => Some(error.kind()),
+            _ => None,
+        };
+        match kind {
+            Some(io::ErrorKind::TimedOut) => ControlError::Silent {
+                pid,
+                seconds: limit.as_secs(),
+            },
+            Some(
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe,
+            ) => ControlError::HungUp { pid },
+            _ => ControlError::Conversation { pid, source },
         }
     }
 

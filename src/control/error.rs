@@ -1,5 +1,6 @@
 //! What can go wrong between a process and whoever asks it.
 
+use super::PROTOCOL_VERSION;
 use super::frame::FrameError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,22 @@ pub enum ControlError {
         /// Where was looked.
         folders: Vec<PathBuf>,
     },
+    /// It ended, or became another program.
+    #[error("process {pid} hung up without an answer: it may have ended")]
+    HungUp {
+        /// The process asked.
+        pid: u32,
+    },
+    /// What it says cannot be understood.
+    #[error(
+        "process {pid} speaks version {version} of the protocol, and this rewarm version {PROTOCOL_VERSION}: ask with the rewarm that the process runs under"
+    )]
+    Version {
+        /// The process asked.
+        pid: u32,
+        /// What it speaks.
+        version: u32,
+    },
     /// A message did not arrive whole.
     #[error("the conversation with process {pid} broke off: {source}")]
     Conversation {
@@ -47,9 +64,9 @@ pub enum ControlError {
         /// How.
         source: FrameError,
     },
-    /// A process at work says at least once a second how far it is.
+    /// A process answers soon, and at work says at least once a second how far it is.
     #[error(
-        "process {pid} has said nothing for {seconds} s: it may be stopped; `rewarm status` tells what became of it"
+        "process {pid} has said nothing for {seconds} s: it may be stopped; when it goes on, `rewarm status` tells what became of it"
     )]
     Silent {
         /// The process asked.

@@ -10,7 +10,8 @@ const LONGEST_PATH: usize = libc::PATH_MAX as usize;
 /// Takes all device memory that can leave out of the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Freeze {
-    /// Folder of the snapshot, absolute. Made if it is not there, with its parents.
+    /// Folder of the snapshot, absolute, as the process sees it. Made if it is not
+    /// there; its parents are not.
     pub to: PathBuf,
     /// Longest wait for calls and streams to end, in seconds.
     pub drain_seconds: f64,
@@ -32,7 +33,8 @@ impl Freeze {
 /// Makes room for a snapshot ahead of a freeze, while the process goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prepare {
-    /// Folder of the snapshot, absolute. Made if it is not there, with its parents.
+    /// Folder of the snapshot, absolute, as the process sees it. Made if it is not
+    /// there; its parents are not.
     pub to: PathBuf,
 }
 

@@ -2,7 +2,16 @@
 //!
 //! Each process listens on a socket of its own, `<run dir>/<pid>.sock`
 //! ([`Server`]); the command line asks ([`Client`]). Messages are JSON behind a
-//! length ([`frame`]). What takes long is told as it goes ([`Reporter`]). A report can also be kept in a file ([`StatsFile`]).
+//! length ([`frame`]). A report can also be kept in a file ([`StatsFile`]).
+//!
+//! A freeze or thaw ([`Freeze`], [`Thaw`]) takes long: it is carried out on a thread
+//! of its own, one at a time, while the control thread goes on answering
+//! ([`Request::Status`]). How far it is goes from the [`Reporter`] to the client; it
+//! goes on if the client goes away. The core's `freezing` module does the work.
+//!
+//! Only root and the user of the process are let in: the folder and the socket are
+//! that user's alone, and the kernel says who connects. What they say is bounded and
+//! checked all the same.
 
 mod bypass;
 mod client;

@@ -109,6 +109,24 @@ pub(super) fn understand(bytes: &[u8]) -> Result<Request, String> {
     Ok(request)
 }
 
+/// Understands an answer.
+///
+/// # Errors
+/// The version that the other side speaks, if it is another one, and what is wrong.
+pub(super) fn understand_answer(
+    bytes: &[u8],
+) -> Result<Response, (Option<u32>, serde_json::Error)> {
+    serde_json::from_slice::<Versioned<Response>>(bytes)
+        .map(|answer| answer.message)
+        .map_err(|error| {
+            let spoken = serde_json::from_slice(bytes).map(|VersionOnly { version }| version);
+            (
+                spoken.ok().filter(|spoken| *spoken != PROTOCOL_VERSION),
+                error,
+            )
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +160,20 @@ mod tests {
     fn a_response_names_itself_before_its_body() {
         let text = serde_json::to_string(&Versioned::new(Response::Error("no".into()))).unwrap();
         assert_eq!(text, r#"{"version":1,"response":"error","body":"no"}"#);
+    }
+
+    #[test]
+    fn answers_of_other_versions_are_told_from_broken_ones() {
+        let version = |text: &str| understand_answer(text.as_bytes()).map_err(|(found, _)| found);
+        let told = Response::Error("no".into());
+        assert_eq!(
+            version(r#"{"version":2,"response":"error","body":"no"}"#),
+            Ok(told),
+            "what can be understood is"
+        );
+        assert_eq!(version(r#"{"version":2,"response":"sung"}"#), Err(Some(2)));
+        assert_eq!(version(r#"{"version":1,"response":"sung"}"#), Err(None));
+        assert_eq!(version("{"), Err(None));
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn attend(listener: &Listener, work: &Work) {
 }
 
 fn answer(client: &UnixStream, work: &Work) -> Result<(), frame::FrameError> {
-    let uid = socket::peer_uid(client)?;
+    let uid = socket::peer(client)?.uid;
     if uid != 0 && uid != effective_uid() {
         return Ok(());
     }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
-/// User of the process at the other end, as it was when it connected.
-pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+/// The process at the other end, as it was when it connected or began to listen.
+pub(super) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut peer = MaybeUninit::<libc::ucred>::uninit();
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel fills at most `length` bytes of `peer`.
@@ -28,7 +28,7 @@ pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: filled by the successful call.
-    Ok(unsafe { peer.assume_init() }.uid)
+    Ok(unsafe { peer.assume_init() })
 }
 
 /// Connects, and gives up after a while: the queue of a stopped process fills up.

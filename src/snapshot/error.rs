@@ -33,6 +33,9 @@ pub enum Cause {
     /// The path is something else than a folder.
     #[error("not a folder; name a folder for the snapshot")]
     NotAFolder,
+    /// The folder that the snapshot's is to be made in.
+    #[error("is not there; make it first (only the last folder of the path is made)")]
+    NoParent,
     /// Links, devices and the like are never opened.
     #[error("not a regular file, so not rewarm's; remove it, or choose another folder")]
     NotRegular,
@@ -51,14 +54,27 @@ pub enum Cause {
     /// A later version of rewarm wrote the manifest.
     #[error("the snapshot has format {0}, and this version of rewarm knows only format 1")]
     Format(u64),
+    /// Everybody may rename and remove files there, and so lose the snapshot.
+    #[error(
+        "every user may rename and remove files there; choose another folder, or take that right away (chmod o-w)"
+    )]
+    Open,
+    /// The file system has no locks for folders.
+    #[error("its file system cannot lock folders ({0}); choose a folder on a local one")]
+    NoLocks(io::Error),
     /// Another process is at work in the folder.
     #[error("another process is using this folder; wait for it, or choose another")]
     Locked,
     /// The snapshot is of a process that lives.
     #[error(
-        "holds the snapshot of process {0}, which is still there; thaw or end it first, or choose another folder"
+        "holds the snapshot of process {0}, which is still there; thaw or end it first, or choose another folder (if it is thawed already, the folder can be removed)"
     )]
     Owned(u32),
+    /// The snapshot is of a process of another PID namespace, which may live.
+    #[error(
+        "holds the snapshot of process {0} of another container, which may still need it; thaw or end it first and remove the folder, or choose another"
+    )]
+    OwnedElsewhere(u32),
     /// The snapshot in the folder is another one by now.
     #[error("the folder holds another snapshot by now")]
     Replaced,

@@ -41,14 +41,26 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Opens a folder, which is made if it is not there, for this user alone.
+    /// Opens a folder to write in, which is made for this user alone if it is not
+    /// there.
     pub(super) fn make(path: &Path) -> Result<Folder> {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => sync_parent(path)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !parent_of(path).exists() => {
+                return Err(SnapshotError::new(parent_of(path), Cause::NoParent));
+            }
             Err(error) => return Err(SnapshotError::io(path, "make the folder", error)),
         }
-        Folder::open(path)
+        let folder = Folder::open(path)?;
+        let metadata = folder.file.metadata();
+        let metadata = metadata.map_err(|error| SnapshotError::io(path, "look at it", error))?;
+        // In a sticky folder everybody has only files of their own.
+        let rights = metadata.mode() & (libc::S_IWOTH | libc::S_ISVTX);
+        if rights == libc::S_IWOTH {
+            return Err(SnapshotError::new(path, Cause::Open));
+        }
+        Ok(folder)
     }
 
     /// Keeps others from writing here.
@@ -56,8 +68,12 @@ impl Folder {
         // SAFETY: an open descriptor.
         if unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             let error = io::Error::last_os_error();
-            return Err(match error.kind() {
-                io::ErrorKind::WouldBlock => SnapshotError::new(&self.path, Cause::Locked),
+            return Err(match error.raw_os_error() {
+                Some(libc::EWOULDBLOCK) => SnapshotError::new(&self.path, Cause::Locked),
+                // NFS takes them for locks of ranges, which need a file to write to.
+                Some(libc::EBADF | libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS) => {
+                    SnapshotError::new(&self.path, Cause::NoLocks(error))
+                }
                 _ => SnapshotError::io(&self.path, "lock the folder", error),
             });
         }
@@ -229,12 +245,16 @@ fn open_folder(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// A folder's own name is only safe when the folder above is.
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = match path.parent() {
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A folder's own name is only safe when the folder above is.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = parent_of(path);
     match open_folder(parent).and_then(|parent| parent.sync_all()) {
         // Whoever may make a folder there need not be allowed to list it.
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(SnapshotError::io(

@@ -17,6 +17,18 @@
 //! for each other. All offsets are multiples of a page, so that files can be read
 //! and written past the page cache.
 //!
+//! ```text
+//! Writer::create ─► place, write_part (any thread) ─► commit ─► Snapshot
+//!       │ previous(): the older snapshot, of which chunks may stay   │
+//!       └──────────── prepare(): room made ahead                     ▼
+//!                     remove, recycle ◄── manifest(), file() ◄── Snapshot::open
+//! ```
+//!
+//! The core's `freezing` module fills a [`Writer`] from the lanes, and reads a
+//! [`Snapshot`]'s files with them. While a process is frozen nothing is kept open:
+//! that its snapshot is not overwritten follows from the process that the manifest
+//! names ([`Process`]), which is looked for when another one begins to write.
+//!
 //! All that is read is checked before it is used (`check.rs`), and files are only
 //! reached by plain names in the open folder (`folder.rs`).
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 /// A process, told from all others that had or will have its pid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,21 @@ pub struct Process {
     pub executable: String,
     /// Id of the system's run, see random(4).
     pub boot_id: String,
+    /// Inode of its PID namespace: elsewhere its pid stands for another process.
+    pub pid_namespace: u64,
+}
+
+/// Whether a process is still there, as far as can be seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It is this one.
+    This,
+    /// It is there.
+    Alive,
+    /// It has ended.
+    Gone,
+    /// It is, or was, in another container, whose processes cannot be seen.
+    Hidden,
 }
 
 impl Process {
@@ -31,14 +47,30 @@ impl Process {
             start_time: start_time(pid)?,
             executable: executable.to_string_lossy().into_owned(),
             boot_id: boot_id()?,
+            pid_namespace: pid_namespace()?,
         })
     }
 
-    /// Whether it is still there, as far as can be seen from here.
-    pub fn is_alive(&self) -> bool {
-        start_time(self.pid).is_ok_and(|start| start == self.start_time)
-            && boot_id().is_ok_and(|boot| boot == self.boot_id)
+    /// Whether it is still there. Of the same machine: after its restart all are gone.
+    pub(super) fn life(&self) -> io::Result<Life> {
+        let this = Process::current()?;
+        if self.boot_id != this.boot_id {
+            return Ok(Life::Gone);
+        }
+        if self.pid_namespace != this.pid_namespace {
+            return Ok(Life::Hidden);
+        }
+        Ok(match start_time(self.pid) {
+            Ok(start) if start != self.start_time => Life::Gone,
+            Ok(_) if self.pid == this.pid => Life::This,
+            Ok(_) => Life::Alive,
+            Err(_) => Life::Gone,
+        })
     }
+}
+
+fn pid_namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
 /// The 22nd field of `/proc/PID/stat`; the second may hold spaces and parentheses.
@@ -70,16 +102,21 @@ mod tests {
     #[test]
     fn a_process_is_told_from_others_of_its_pid() {
         let this = Process::current().unwrap();
-        assert!(this.is_alive());
+        assert_eq!(this.life().unwrap(), Life::This);
         let earlier = Process {
             start_time: this.start_time + 1,
             ..this.clone()
         };
-        assert!(!earlier.is_alive());
+        assert_eq!(earlier.life().unwrap(), Life::Gone);
         let before_the_boot = Process {
             boot_id: "x".to_owned(),
+            ..this.clone()
+        };
+        assert_eq!(before_the_boot.life().unwrap(), Life::Gone);
+        let of_another_container = Process {
+            pid_namespace: this.pid_namespace + 1,
             ..this
         };
-        assert!(!before_the_boot.is_alive());
+        assert_eq!(of_another_container.life().unwrap(), Life::Hidden);
     }
 }

@@ -5,6 +5,7 @@ use super::manifest::MOST_FILES;
 use super::names::{self, Kind, MANIFEST, NEW_MANIFEST};
 use super::output::{Output, check_length};
 use super::parallel::each;
+use super::process::Life;
 use super::{
     Allocation, Cause, Chunk, DataFile, Device, Manifest, Process, Snapshot, SnapshotError, Stored,
     reader,
@@ -111,7 +112,8 @@ impl Writer {
         }
         clean(&folder, previous_manifest)?;
         let files = previous_manifest.map_or(&[][..], |manifest| &manifest.files);
-        let used = files.iter().map(|file| file.bytes).sum();
+        let used = files.iter().map(|file| file.bytes);
+        let used = used.fold(0, u64::saturating_add);
         let generation = previous_manifest.map_or(1, |one| one.generation.saturating_add(1));
         let mut writer = Writer {
             lock: Some(lock),
@@ -354,10 +356,13 @@ pub(super) fn check_writers(path: &Path, writers: usize) -> Result<()> {
 /// Refuses a folder that a living process may still need.
 fn check_owner(path: &Path, manifest: &Manifest) -> Result<()> {
     let owner = &manifest.process;
-    if owner.pid == std::process::id() || !owner.is_alive() {
-        return Ok(());
+    let life = owner.life();
+    let life = life.map_err(|error| SnapshotError::io(path, "tell whose snapshot it is", error))?;
+    match life {
+        Life::This | Life::Gone => Ok(()),
+        Life::Alive => Err(SnapshotError::new(path, Cause::Owned(owner.pid))),
+        Life::Hidden => Err(SnapshotError::new(path, Cause::OwnedElsewhere(owner.pid))),
     }
-    Err(SnapshotError::new(path, Cause::Owned(owner.pid)))
 }
 
 /// Removes what killed writers have left: all that is ours by its name and not of

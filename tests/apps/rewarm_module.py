@@ -80,6 +80,9 @@ def of_this_process():
     raises(lambda: rewarm.discard(Storage(), 3), "address only")
     raises(lambda: rewarm.discard("memory"), "str")
     raises(lambda: rewarm.discard(True), "bool")
+    raises(lambda: rewarm.freeze(""), "no name")
+    # The part before may be a link.
+    assert rewarm.prepare("x/../s")["snapshot"] == os.path.join(os.getcwd(), "x/../s")
     told = []
     report = rewarm.freeze("somewhere", drain=2, budget=1 << 30, progress=told.append)
     assert report["snapshot"] == os.path.abspath("somewhere"), report

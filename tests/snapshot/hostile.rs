@@ -487,7 +487,7 @@ fn a_folder_that_cannot_be_one_is_refused() {
     refused(Writer::create(&file, with_writers(1)), "not a folder");
     refused(Snapshot::open(&scratch.file("none")), "No such file");
     let below = scratch.file("none/below");
-    refused(Writer::create(&below, with_writers(1)), "make the folder");
+    refused(Writer::create(&below, with_writers(1)), "make it first");
     refused(Writer::create(scratch.path(), with_writers(0)), "0 writers");
     refused(Snapshot::open(scratch.path()), "holds no snapshot");
     assert_eq!(crate::whole::names(scratch.path()), ["file"]);

@@ -8,8 +8,8 @@ use crate::whole::names;
 use fastrand::Rng;
 use rewarm::digest::digest;
 use rewarm::snapshot::{Cause, Process, Snapshot, SnapshotError, Writer, WriterOptions, prepare};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::AtomicU64;
@@ -164,6 +164,44 @@ fn the_snapshot_of_a_process_that_lives_is_left_alone() {
         std::thread::sleep(Duration::from_millis(5));
     }
     child.wait().unwrap();
+}
+
+/// Two containers may each have a process of the same pid, and a volume that both see.
+#[test]
+fn the_snapshot_of_a_process_of_another_container_is_left_alone() {
+    let scratch = Scratch::new();
+    let memory = memory_at(3, 0);
+    let writer = Writer::create(scratch.path(), with_writers(1)).unwrap();
+    let mut contents = memory.write(&writer, 1).unwrap();
+    let this = contents.process.clone();
+    contents.process.pid_namespace += 1;
+    drop(writer.commit(contents).unwrap());
+    let error = Writer::create(scratch.path(), with_writers(1)).unwrap_err();
+    assert!(
+        matches!(error.cause, Cause::OwnedElsewhere(pid) if pid == this.pid),
+        "{error}"
+    );
+    let snapshot = Snapshot::open(scratch.path()).unwrap();
+    assert_eq!(Memory::thaw(&snapshot), memory.survived());
+}
+
+#[test]
+fn a_folder_that_everybody_may_write_to_is_refused() {
+    let scratch = Scratch::new();
+    let folder = scratch.file("open");
+    fs::create_dir(&folder).unwrap();
+    let allow = |mode| fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+    allow(0o777);
+    let error = Writer::create(&folder, with_writers(1)).unwrap_err();
+    assert!(matches!(error.cause, Cause::Open), "{error}");
+    let error = prepare(&folder, CHUNK, 1, &AtomicU64::new(0)).unwrap_err();
+    assert!(matches!(error.cause, Cause::Open), "{error}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    // As /tmp is.
+    allow(0o1777);
+    drop(memory_at(1, 0).freeze(&folder, with_writers(1)).unwrap());
+    allow(0o700);
+    drop(memory_at(1, 1).freeze(&folder, with_writers(1)).unwrap());
 }
 
 fn start_time(pid: u32) -> u64 {
