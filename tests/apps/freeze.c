@@ -149,7 +149,12 @@ static void map_own(struct block *block)
     OK(CU(cuMemAddressReserve)(&block->address, block->bytes, 0, 0, 0));
     block->mappings = !strcmp(block->kind, "parts") ? 2 : 1;
     if (block->mappings == 2) {
-        OK(CU(cuMemMap)(block->address, GRAIN, GRAIN, block->handle, 0));
+        int code = CU(cuMemMap)(block->address, GRAIN, GRAIN, block->handle, 0);
+        /* Driver 580 maps nothing but the beginning of a handle: "not supported". */
+        if (code == 801) block->mappings = 1;
+        else OK(code);
+    }
+    if (block->mappings == 2) {
         OK(CU(cuMemMap)(block->address + GRAIN, GRAIN, 0, block->handle, 0));
     } else {
         OK(CU(cuMemMap)(block->address, block->bytes, 0, block->handle, 0));
