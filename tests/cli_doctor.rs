@@ -34,7 +34,7 @@ fn everything_works_on_the_software_driver() {
     assert!(output.status.success(), "{output:?}");
     let found = json(&output);
     assert_eq!(found["works"], true);
-    assert_eq!(found["features"].as_array().unwrap().len(), 3);
+    assert_eq!(found["features"].as_array().unwrap().len(), 4);
     assert_eq!(found["driver"]["gpus"][0]["ordinal"], 0);
     assert!(
         found["driver"]["gpus"][0]["pinned_gb_per_s"]
@@ -60,6 +60,7 @@ fn the_text_names_every_feature() {
         "copies to the device",
         "copies to the host",
         "prewarmed context",
+        "freezing",
     ] {
         let line = text
             .lines()

@@ -1,7 +1,7 @@
 //! The driver library, opened for commands that use a GPU themselves.
 
 use rewarm::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUresult, c_char, c_int, c_void};
-use rewarm::driver::{CudaError, Driver, LookupError, Result, check};
+use rewarm::driver::{CudaError, Driver, LookupError, MemoryDriver, Result, check};
 use std::ffi::CStr;
 use std::mem::{MaybeUninit, transmute};
 use std::path::PathBuf;
@@ -80,6 +80,13 @@ impl Cuda {
             extra: Extra::load(handle)?,
             handle,
         })
+    }
+
+    /// The first function that freezing needs and this driver does not have.
+    pub(super) fn lacks_for_freezing(&self) -> Option<&'static str> {
+        // SAFETY: as in `open`; the table is not used.
+        let found = unsafe { MemoryDriver::load(|name| symbol(self.handle, name)) };
+        found.err().map(|LookupError(name)| name)
     }
 
     /// The library's file.

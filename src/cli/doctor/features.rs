@@ -93,11 +93,21 @@ pub(super) fn judge(
             )
         })
         .collect();
+    let freezing = freezing_lacks(driver);
     vec![
         feature("copies to the device", &copies),
         feature("copies to the host", &copies),
         feature("prewarmed context", &prewarm),
+        feature("freezing", freezing.as_slice()),
     ]
+}
+
+fn freezing_lacks(driver: &Result<DriverFacts, NoDriver>) -> Option<Problem> {
+    let lacks = driver.as_ref().ok()?.lacks_for_freezing?;
+    Some(problem(
+        format!("the driver has no {lacks}"),
+        "Use a driver of CUDA 11.2 or newer",
+    ))
 }
 
 fn needed_by_all(

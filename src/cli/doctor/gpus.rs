@@ -28,6 +28,8 @@ pub(super) struct DriverFacts {
     cuda: String,
     /// Version of the kernel module, as "580.159.04".
     kernel_module: Option<String>,
+    /// The first function that freezing needs and it does not have.
+    pub(super) lacks_for_freezing: Option<&'static str>,
     pub(super) gpus: Vec<Gpu>,
 }
 
@@ -71,6 +73,7 @@ pub(super) fn look(measure: bool) -> Result<DriverFacts, NoDriver> {
         path: cuda.path().map(|path| path.display().to_string()),
         cuda: format!("{}.{}", version / 1000, version % 1000 / 10),
         kernel_module: kernel_module(),
+        lacks_for_freezing: cuda.lacks_for_freezing(),
         gpus: (0..count)
             .map(|ordinal| look_at_gpu(&cuda, ordinal, measure))
             .collect(),
