@@ -198,26 +198,26 @@ impl Freezer<'_> {
             gpu
         };
         let begun = Instant::now();
+        let plan = self.process.plan.reading(cpus());
+        let lanes = LaneSet::new(self.process.driver, &plan)?;
         let (loaded, gpu) = thread::scope(|scope| {
             // While the bytes come.
             let builder = thread::Builder::new().name("rewarm-verify".into());
             let getting_ready = verify.then(|| builder.spawn_scoped(scope, get_ready));
-            let loaded = self.load(device, incoming);
+            let loaded = self.load(&lanes, device, incoming);
             let ready = getting_ready.and_then(Result::ok);
             (
                 loaded,
                 ready.and_then(|thread| thread.join().ok()).flatten(),
             )
         });
-        let lanes = match loaded {
-            Ok(lanes) => lanes,
-            Err(error) => {
-                if let Some(Ok(gpu)) = gpu {
-                    gpu.release();
-                }
-                return Err(error);
+        if let Err(error) = loaded {
+            if let Some(Ok(gpu)) = gpu {
+                gpu.release();
             }
-        };
+            lanes.release();
+            return Err(error);
+        }
         let load_seconds = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
         let lanes = Mutex::new(Some(lanes));
@@ -244,28 +244,25 @@ impl Freezer<'_> {
         })
     }
 
-    /// Reads a device's chunks into its memory. The lanes are left to the caller.
-    fn load(&self, device: CUdevice, incoming: &Incoming<'_>) -> Result<LaneSet, FreezeError> {
+    /// Reads a device's chunks into its memory.
+    fn load(
+        &self,
+        lanes: &LaneSet,
+        device: CUdevice,
+        incoming: &Incoming<'_>,
+    ) -> Result<(), FreezeError> {
         let loads = incoming.loads(device);
         let total = loads.iter().map(|load| load.range.bytes).sum();
         let progress = Arc::new(AtomicU64::new(0));
-        let plan = self.process.plan.reading(cpus());
         let options = LoadOptions {
-            strategy: self.reading_strategy(&loads, plan.lanes),
+            strategy: self.reading_strategy(&loads, lanes.lanes()),
             keep_cached: false,
             progress: Some(progress.clone()),
         };
-        let lanes = LaneSet::new(self.process.driver, &plan)?;
         // SAFETY: the memory was just made, and nothing else knows that it is there.
         let load = || unsafe { lanes.load(&loads, &options) };
-        let loaded = watched(self.reporter, Phase::Loading, &progress, total, load);
-        match loaded {
-            Ok(_) => Ok(lanes),
-            Err(error) => {
-                lanes.release();
-                Err(error.into())
-            }
-        }
+        watched(self.reporter, Phase::Loading, &progress, total, load)?;
+        Ok(())
     }
 
     /// What was just written to memory is best copied from a mapping, if there are
