@@ -122,7 +122,7 @@ fn switched_off_copies_leave_prewarming() {
         .iter()
         .map(|feature| feature["works"].as_bool().unwrap())
         .collect();
-    assert_eq!(works, [false, false, true]);
+    assert_eq!(works, [false, false, true, true]);
 }
 
 #[test]
