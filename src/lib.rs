@@ -1,7 +1,8 @@
 //! The engine of rewarm: what the preloaded core and the command line share.
 //!
 //! Dependencies point one way: `control` → `lanes` → `pages`, `driver` →
-//! `config`; `weights` → `pages`; `snapshot` → `pages`, `digest`.
+//! `config`; `weights` → `pages`; `snapshot` → `pages`, `digest`; `digest` → `pages`,
+//! `driver`.
 
 pub mod config;
 pub mod control;
