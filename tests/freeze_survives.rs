@@ -166,18 +166,7 @@ fn calls(live: &mut Live) -> u64 {
 /// A rule that fits no call, but has all calls counted.
 const NONE: &str = "fault none:1:1";
 
-/// The numbers of calls that are to fail: the first ones all, of the others some.
-fn failing_calls(count: u64, random: &mut Random) -> Vec<u64> {
-    let most = number("REWARM_TEST_FAULTS", 60);
-    let step = count.div_ceil(most).max(1);
-    let others = (0..count / step).map(|part| part * step + random.below(step) + 1);
-    let mut all: Vec<u64> = (1..=count.min(20)).chain(others).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-/// Has calls of a freeze or thaw fail, by number and code; `later`: and all after it.
+/// Has every call of a freeze or thaw fail, by number and code; `later`: and all after it.
 fn each_fault(frozen: bool, later: &str) {
     let mut random = seeded("every call fails");
     let mut live = program();
@@ -194,7 +183,7 @@ fn each_fault(frozen: bool, later: &str) {
     let count = calls(&mut live) - before;
     right(&mut live);
     let mut failed = 0;
-    for nth in failing_calls(count, &mut random) {
+    for nth in 1..=count {
         for code in [999, 2] {
             live.must(&format!("touch 1 {}", random.below(1 << 40)));
             let command = if frozen {
