@@ -1,13 +1,22 @@
 //! Each device on its own, all at once.
 
 use super::{FreezeError, Freezer};
+use crate::ledger::Block;
 use rewarm::digest::{Digest, GpuDigestError, GpuDigests, Span};
+use rewarm::driver;
 use rewarm::driver::sys::{CUcontext, CUdevice, CUuuid, c_int};
-use rewarm::driver::{self, MemoryDriver};
 use rewarm::snapshot::Device;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::{io, thread};
+
+/// The devices that blocks are of, each once, in ascending order.
+pub(super) fn devices_of<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> Vec<CUdevice> {
+    let mut devices: Vec<_> = blocks.into_iter().map(|block| block.device).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices
+}
 
 impl Freezer<'_> {
     /// A context of each device that the application has one on.
@@ -74,11 +83,8 @@ impl Freezer<'_> {
 
 impl Freezer<'_> {
     /// What tells a device from others.
-    pub(super) fn describe(
-        &self,
-        memory: &MemoryDriver,
-        device: CUdevice,
-    ) -> driver::Result<Device> {
+    pub(super) fn describe(&self, device: CUdevice) -> driver::Result<Device> {
+        let memory = &self.freezing.memory;
         let mut name = [0; 256];
         let mut uuid = CUuuid::default();
         let mut bytes = 0;

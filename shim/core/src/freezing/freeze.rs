@@ -8,7 +8,7 @@ use rewarm::control::{self, Freeze, FreezeReport, Phase, Prepare, PrepareReport}
 use rewarm::snapshot::{Writer, WriterOptions, prepare};
 use std::sync::atomic::AtomicU64;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Between two looks whether a capture is over.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
@@ -16,11 +16,7 @@ const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
 impl Freezer<'_> {
     /// Takes all device memory that can leave to a snapshot.
     pub(super) fn freeze(&self, request: &Freeze) -> Result<FreezeReport, FreezeError> {
-        let mut state = self
-            .freezing
-            .state
-            .try_lock()
-            .ok_or(FreezeError::UnderWay)?;
+        let mut state = self.freezing.turn()?;
         if let State::Frozen(frozen) = &*state {
             return Err(FreezeError::Frozen(frozen.snapshot.clone()));
         }
@@ -79,7 +75,7 @@ impl Freezer<'_> {
         under_way.then = control::State::Frozen;
         let mut told = self.freezing.told.lock();
         told.frozen = Some(report.clone());
-        told.snapshot = Some((request.to.clone(), now()));
+        told.snapshot = Some((request.to.clone(), taken.created));
         drop(told);
         Ok(report)
     }
@@ -146,10 +142,4 @@ impl Freezer<'_> {
             thread::sleep(CAPTURE_PAUSE);
         }
     }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_1970.map_or(0, |time| time.as_secs())
 }

@@ -21,7 +21,6 @@ pub(super) struct Incoming<'a> {
     snapshot: &'a Snapshot,
     /// In the order in which they come.
     pieces: Vec<Arriving>,
-    devices: Vec<CUdevice>,
 }
 
 /// A chunk and where it goes.
@@ -104,19 +103,7 @@ impl Incoming<'_> {
                 piece: *piece,
             }));
         }
-        let mut devices: Vec<_> = blocks.iter().map(|block| block.device).collect();
-        devices.sort_unstable();
-        devices.dedup();
-        Ok(Incoming {
-            snapshot,
-            pieces,
-            devices,
-        })
-    }
-
-    /// Devices that something comes back to.
-    pub(super) fn devices(&self) -> Vec<CUdevice> {
-        self.devices.clone()
+        Ok(Incoming { snapshot, pieces })
     }
 
     /// Bytes that are read.

@@ -28,7 +28,7 @@ use crate::gate::Closed;
 use crate::ledger::Ledger;
 use crate::process::Process;
 use drain::Drain;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rewarm::control::{
     self, FreezeReport, Phase, Progress, Reporter, Request, Response, ThawReport,
 };
@@ -78,6 +78,11 @@ struct Told {
 }
 
 impl Freezing {
+    /// The right to freeze or thaw, for one at a time.
+    fn turn(&self) -> Result<MutexGuard<'_, State>, FreezeError> {
+        self.state.try_lock().ok_or(FreezeError::UnderWay)
+    }
+
     /// Waits until the last snapshot is gone: the next needs its room.
     fn wait_for_room(&self) {
         if let Some(thread) = self.cleaning.lock().take() {
@@ -95,9 +100,7 @@ impl Freezing {
             then: before,
         }
     }
-}
 
-impl Freezing {
     /// The process is in `exit`, as the gate knows: waits for what is under way, which
     /// gives up soon. The driver must not be shut down in the middle of a copy.
     pub(crate) fn wait_at_exit(&self) {

@@ -1,6 +1,7 @@
 //! The way out: chunks are looked at on the GPU, what has to be stored crosses the
 //! link, and the snapshot is brought to safety.
 
+use super::devices::devices_of;
 use super::outgoing::{Leaving, Outgoing, Sums, allocation};
 use super::{FreezeError, Freezer, at};
 use crate::gate::{self, GateError};
@@ -18,6 +19,8 @@ use std::time::Instant;
 pub(super) struct TakenOut {
     /// Tells the snapshot from every other.
     pub(super) id: u128,
+    /// When it was written, in seconds since 1970.
+    pub(super) created: u64,
     pub(super) sums: Sums,
     pub(super) scanned_by: &'static str,
     pub(super) scan_seconds: f64,
@@ -33,9 +36,7 @@ impl Freezer<'_> {
         leaving: &[Leaving],
         plan: &LanePlan,
     ) -> Result<TakenOut, FreezeError> {
-        let mut devices: Vec<_> = leaving.iter().map(|one| one.block.device).collect();
-        devices.sort_unstable();
-        devices.dedup();
+        let devices = devices_of(leaving.iter().map(|one| &one.block));
         let outgoing = Arc::new(Outgoing::new(writer, plan.lanes, &devices, leaving));
 
         self.reporter.progress(at(Phase::Scanning));
@@ -53,6 +54,7 @@ impl Freezer<'_> {
         let snapshot = self.commit(outgoing, leaving, &devices)?;
         Ok(TakenOut {
             id: snapshot.manifest().id,
+            created: snapshot.manifest().created,
             sums,
             scanned_by: if scanned.iter().all(|by_gpu| *by_gpu) {
                 "gpu"
@@ -133,8 +135,7 @@ impl Freezer<'_> {
         let (writer, chunks) = Arc::into_inner(outgoing)
             .and_then(Outgoing::finish)
             .ok_or(FreezeError::Incomplete)?;
-        let describe = |device: &CUdevice| self.describe(&self.freezing.memory, *device);
-        let devices: driver::Result<_> = devices.iter().map(describe).collect();
+        let devices: driver::Result<_> = devices.iter().map(|one| self.describe(*one)).collect();
         Ok(writer.commit(Contents {
             process: snapshot::Process::current().map_err(FreezeError::Identity)?,
             driver_version: self.driver_version()?,

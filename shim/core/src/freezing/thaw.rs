@@ -1,6 +1,7 @@
 //! Thawing: the memory is made again at the same addresses, and filled from the
 //! snapshot.
 
+use super::devices::devices_of;
 use super::incoming::{Brought, Incoming};
 use super::{FreezeError, Freezer, Frozen, State, at};
 use crate::gate::{self, GateError};
@@ -16,11 +17,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 impl Freezer<'_> {
     /// Brings the device memory back and lets the process go on.
     pub(super) fn thaw(&self, request: &Thaw) -> Result<ThawReport, FreezeError> {
-        let mut state = self
-            .freezing
-            .state
-            .try_lock()
-            .ok_or(FreezeError::UnderWay)?;
+        let mut state = self.freezing.turn()?;
         let State::Frozen(frozen) = &*state else {
             return Err(FreezeError::NotFrozen);
         };
@@ -73,7 +70,7 @@ impl Freezer<'_> {
             return foreign("it is of another driver version");
         }
         for device in &manifest.devices {
-            if *device != self.describe(&self.freezing.memory, device.ordinal as i32)? {
+            if *device != self.describe(device.ordinal as i32)? {
                 return foreign("it is of another GPU");
             }
         }
@@ -129,7 +126,7 @@ impl Freezer<'_> {
     fn fill(&self, snapshot: &Snapshot, request: &Thaw) -> Result<ThawReport, FreezeError> {
         let blocks = self.ledger.open()?;
         let incoming = Incoming::new(snapshot, &blocks, request.order)?;
-        let brought = self.on_devices(&incoming.devices(), |device| {
+        let brought = self.on_devices(&devices_of(&blocks), |device| {
             self.bring_back(device, &incoming, request.verify)
         })?;
         self.ledger.settle()?;
