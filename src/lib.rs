@@ -2,10 +2,15 @@
 //!
 //! Dependencies point one way: `control` → `lanes` → `pages`, `driver` →
 //! `config`; `weights` → `pages`; `snapshot` → `pages`, `digest`; `digest` → `pages`,
-//! `driver`.
+//! `driver`; `checkpoint` → `criu`, `control`, `snapshot`, `driver`; `criu` → `pages`,
+//! `digest`.
 
+#[cfg(feature = "cli")]
+pub mod checkpoint;
 pub mod config;
 pub mod control;
+#[cfg(feature = "cli")]
+pub mod criu;
 mod descriptors;
 pub mod digest;
 pub mod driver;

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod checkpoint;
 mod cuda;
 mod doctor;
 mod flags;
@@ -7,10 +8,12 @@ mod fleet;
 mod freeze;
 mod libraries;
 mod load;
+mod page_server;
 mod prefetch;
 mod preload;
 mod process;
 mod progress;
+mod restore;
 mod run;
 mod status;
 mod target;
@@ -54,6 +57,9 @@ enum Command {
     Status(status::StatusArgs),
     Freeze(freeze::FreezeArgs),
     Thaw(thaw::ThawArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
+    Restore(restore::RestoreArgs),
+    PageServer(page_server::PageServerArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -66,6 +72,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Freeze(args) => freeze::run(&args),
         Command::Thaw(args) => thaw::run(&args),
+        Command::Checkpoint(args) => checkpoint::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::PageServer(args) => page_server::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -1,0 +1,1 @@
+//! Reading of CRIU's image files.
