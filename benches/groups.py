@@ -8,6 +8,7 @@ import subprocess
 import freezing
 import loading
 import overhead
+import processes
 from report import at_least, doubted, row, size_name, skipped
 from runner import GIB, KIB, MIB, Skip, evidence, fanned, say
 
@@ -399,5 +400,9 @@ GROUPS = {
     "freeze": (freezing.freeze, 150, 40),
     "freeze_large": (freezing.freeze_large, 100, 30),
     "freeze_transformers": (freezing.freeze_transformers, 100, 60),
+    "process": (processes.process, 150, 60),
+    "process_transformers": (processes.process_transformers, 200, 60),
+    "process_cold": (processes.process_cold, 100, 40),
+    "process_four": (processes.process_four, 100, 40),
     "freezable": (overhead.freezable, 100, 30),
 }

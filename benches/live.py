@@ -1,7 +1,10 @@
 """Processes that stay: they are asked by lines on stdin and answer in JSON."""
+import ctypes
 import json
 import os
 import select
+import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,10 +17,9 @@ class Live:
 
     def __init__(self, runner, mode, command, env=None, timeout=120):
         self.runner, self.heard = runner, b""
-        self.complaints = tempfile.TemporaryFile()
+        self.complaints = self.file_of_complaints()
         self.name = os.path.basename(command[0] if len(command) < 2 or not command[1].endswith(".py") else command[1])
-        self.child = subprocess.Popen(command, env=runner.environment(mode, env, self.name), stdin=subprocess.PIPE,
-                                      stdout=subprocess.PIPE, stderr=self.complaints, bufsize=0, start_new_session=True)
+        self.child = self.begin(command, runner.environment(mode, env, self.name))
         runner.live.append(self.child)
         try:
             self.ready = self.hear(timeout)
@@ -25,13 +27,23 @@ class Live:
             self.end()
             raise
 
+    def file_of_complaints(self):
+        return tempfile.TemporaryFile()
+
+    def begin(self, command, environment):
+        """Starts it, with channels for lines both ways."""
+        child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints,
+                                 bufsize=0, start_new_session=True)
+        self.input, self.output = child.stdin, child.stdout
+        return child
+
     @property
     def pid(self):
         return self.child.pid
 
     def ask(self, line, timeout=60):
         try:
-            self.child.stdin.write(line.encode() + b"\n")
+            self.input.write(line.encode() + b"\n")
         except OSError as error:
             raise Skip(f"{self.name}: {self.last_words()}") from error
         return self.hear(timeout)
@@ -50,9 +62,9 @@ class Live:
                     if refusal in said:
                         raise Skip(f"{self.name}: {said[refusal]}")
                 return said
-            if not select.select([self.child.stdout], [], [], max(0, until - time.monotonic()))[0]:
+            if not select.select([self.output], [], [], max(0, until - time.monotonic()))[0]:
                 raise Skip(f"{self.name} says nothing for {timeout} s")
-            data = os.read(self.child.stdout.fileno(), 1 << 16)
+            data = os.read(self.output.fileno(), 1 << 16)
             if not data:
                 raise Skip(f"{self.name}: {self.last_words()}")
             self.heard += data
@@ -68,8 +80,8 @@ class Live:
 
     def end(self):
         kill_group(self.child)
-        self.child.stdin.close()
-        self.child.stdout.close()
+        self.input.close()
+        self.output.close()
         self.complaints.close()
         self.runner.live.remove(self.child)
 
@@ -78,6 +90,63 @@ class Live:
 
     def __exit__(self, *_):
         self.end()
+
+
+class Restorable(Live):
+    """One that CRIU can take away and bring back: its channels are named pipes, which it finds again under their names."""
+
+    PR_SET_CHILD_SUBREAPER = 36
+
+    def file_of_complaints(self):
+        # What is restored becomes a child of this process, which has to take note of its end: else its pid stays taken.
+        if ctypes.CDLL(None, use_errno=True).prctl(self.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise Skip("cannot become the parent of what is restored")
+        self.folder = tempfile.mkdtemp(dir=self.runner.scratch)
+        return open(os.path.join(self.folder, "stderr"), "w+b")
+
+    def begin(self, command, environment):
+        for name in ("in", "out"):
+            os.mkfifo(os.path.join(self.folder, name))
+        # Open at both ends here, so that neither side ever sees an end.
+        self.input, self.output = (open(os.path.join(self.folder, name), "r+b", buffering=0) for name in ("in", "out"))
+        return subprocess.Popen(command, env=environment, stdin=self.input, stdout=self.output, stderr=self.complaints,
+                                start_new_session=True)
+
+    def leaves(self):
+        """It is about to be checkpointed."""
+        self.size = os.path.getsize(self.complaints.name)
+
+    def gone(self):
+        """It was checkpointed, and has ended."""
+        try:
+            self.child.wait(10)
+        except subprocess.TimeoutExpired as error:
+            raise Skip(f"{self.name}: runs on after its checkpoint") from error
+
+    def returns(self):
+        """It is about to be restored. CRIU does not restore a process whose files have grown."""
+        os.truncate(self.complaints.name, self.size)
+        self.restored = True
+
+    def kill(self):
+        """Ends what was restored, and waits until all of it has ended."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            try:
+                os.waitpid(-self.pid, os.WNOHANG)
+            except ChildProcessError:
+                return
+            time.sleep(0.002)
+
+    def end(self):
+        if getattr(self, "restored", False):
+            self.kill()
+        super().end()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def parsed(line):

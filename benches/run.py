@@ -37,6 +37,7 @@ def arguments():
     add("--files", action="append", default=[], metavar="DIR",
         help="folder of the model's files, made there if it holds none, and kept (/dev/shm, removed at the end); may be given twice")
     add("--fio", default="", metavar="EXE", help="fio, for the disk's own speed (PATH)")
+    add("--criu", default="", metavar="EXE", help="criu 4.0 or newer (PATH)")
     add("--wheels", default="", metavar="DIR", help="wheels of the peers that the interpreter has not installed")
     add("--cpu", action="store_true", help="no GPU: the page reader against other readers of files")
     add("--python", default="python3", metavar="EXE", help="the interpreter that has the frameworks")

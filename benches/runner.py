@@ -110,6 +110,13 @@ class Runner:
             raise Skip(f"no {path}")
         return path
 
+    def criu(self):
+        """The program criu: --criu, or that of PATH."""
+        path = shutil.which(self.options.criu or "criu")
+        if not path:
+            raise Skip("no criu (--criu EXE)")
+        return path
+
     def program(self, name):
         path = os.path.join(self.programs, name)
         if not os.path.exists(path):
