@@ -23,6 +23,7 @@ mod thaw;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
+use rewarm::criu::pages::SERVE;
 use std::process::ExitCode;
 
 /// Something that rewarm needs is missing, or what was asked for failed.
@@ -60,6 +61,8 @@ enum Command {
     Checkpoint(checkpoint::CheckpointArgs),
     Restore(restore::RestoreArgs),
     PageServer(page_server::PageServerArgs),
+    #[command(name = SERVE, hide = true)]
+    ServePages,
     Doctor(doctor::DoctorArgs),
 }
 
@@ -75,6 +78,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::PageServer(args) => page_server::run(&args),
+        Command::ServePages => page_server::serve_pages(),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
