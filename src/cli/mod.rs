@@ -10,8 +10,6 @@ mod libraries;
 mod load;
 mod page_server;
 mod prefetch;
-mod preload;
-mod process;
 mod progress;
 mod restore;
 mod run;
@@ -23,6 +21,7 @@ mod thaw;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
+use rewarm::control::ProcessError;
 use rewarm::criu::pages::SERVE;
 use std::process::ExitCode;
 
@@ -102,7 +101,10 @@ fn with_causes(error: &anyhow::Error) -> String {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(run::CommandError { code, .. }) = error.downcast_ref() {
         *code
-    } else if error.is::<BadValue>() || error.is::<Usage>() {
+    } else if error.is::<BadValue>()
+        || error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(ProcessError::RelativeFolder))
+    {
         USAGE
     } else {
         FAILURE

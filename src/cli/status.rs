@@ -1,11 +1,11 @@
 //! `rewarm status`: what processes did with rewarm so far.
 
-use super::process::Process;
 use super::{print_json, text};
 use anyhow::Result;
 use rewarm::config::Settings;
 use rewarm::control::{
-    Client, ContextReport, DirectionReport, FillReport, MemoryReport, ProcessReport, State, list,
+    Client, ContextReport, DirectionReport, FillReport, MemoryReport, Process, ProcessReport,
+    State, list,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -298,6 +298,7 @@ mod tests {
                 staging_bytes: 128 << 20,
                 min_copy_bytes: 2 << 20,
                 parallel_restore: true,
+                snapshot_dir: None,
                 notes: vec!["something was clamped".into()],
             },
             context: ContextReport {

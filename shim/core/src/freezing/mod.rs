@@ -187,8 +187,12 @@ impl Freezer<'_> {
     fn answer(&self, request: &Request) -> Result<Response, FreezeError> {
         Ok(match request {
             Request::Prepare(asked) => Response::Prepared(self.prepare(asked)?),
-            Request::Freeze(asked) => Response::Frozen(self.freeze(asked)?),
-            Request::Thaw(asked) => Response::Thawed(self.thaw(asked)?),
+            Request::Freeze(asked) | Request::FreezeForLock(asked) => {
+                Response::Frozen(self.freeze(asked)?)
+            }
+            Request::Thaw(asked) | Request::ThawAfterLock(asked) => {
+                Response::Thawed(self.thaw(asked)?)
+            }
             Request::Discard(asked) => {
                 self.ledger
                     .discard(asked.address, asked.bytes, asked.discard)?;
