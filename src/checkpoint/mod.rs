@@ -1,2 +1,19 @@
 //! Checkpoints of whole processes: a folder with CRIU's images and the snapshots of
 //! device memory, and a manifest over both.
+//!
+//! ```text
+//! DIR/checkpoint.json   what there is, and what it needs to be restored (Manifest)
+//! DIR/images/           CRIU's images
+//! DIR/gpu/<pid>/        device memory of process <pid>, written by itself (snapshot)
+//! ```
+
+mod error;
+mod machine;
+mod manifest;
+
+pub use error::CheckpointError;
+pub use machine::Machine;
+pub use manifest::{
+    FileEntry, GPU, GpuEntry, IMAGES, ImageEntry, Manifest, NAME, ProcessEntry, RESTORE_OPTIONS,
+    list_images, partial,
+};

@@ -5,8 +5,10 @@
 //! hooks, in the command line those of a library opened for the purpose.
 
 mod api;
+mod devices;
 mod error;
 pub mod sys;
 
 pub use api::{DrainDriver, Driver, LookupError, MemoryDriver};
+pub use devices::{DeviceFacts, Devices, DevicesError};
 pub use error::{CudaError, Result, check};
