@@ -10,6 +10,7 @@
 mod error;
 mod machine;
 mod manifest;
+pub mod tree;
 
 pub use error::CheckpointError;
 pub use machine::Machine;
