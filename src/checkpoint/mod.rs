@@ -8,8 +8,11 @@
 //! ```
 
 mod error;
+pub mod files;
 mod machine;
 mod manifest;
+mod obstacles;
+mod options;
 pub mod tree;
 
 pub use error::CheckpointError;
@@ -18,3 +21,5 @@ pub use manifest::{
     FileEntry, GPU, GpuEntry, IMAGES, ImageEntry, Manifest, NAME, ProcessEntry, RESTORE_OPTIONS,
     list_images, partial,
 };
+pub use obstacles::{Problem, of_tree as obstacles};
+pub use options::Options;
