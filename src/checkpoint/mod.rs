@@ -9,10 +9,12 @@
 
 mod error;
 pub mod files;
+pub mod images;
 mod machine;
 mod manifest;
 mod obstacles;
 mod options;
+mod place;
 pub mod tree;
 
 pub use error::CheckpointError;
@@ -23,3 +25,4 @@ pub use manifest::{
 };
 pub use obstacles::{Problem, of_tree as obstacles};
 pub use options::Options;
+pub use place::Place;
