@@ -4,11 +4,11 @@ use super::images::sync_folder;
 use super::{CheckpointError, GPU, IMAGES, NAME, Problem, partial};
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The folder of a checkpoint to be.
@@ -156,6 +156,8 @@ impl Place {
 
 fn make(folder: &Path, mode: u32) -> Result<(), CheckpointError> {
     let made = DirBuilder::new().mode(mode).create(folder);
+    // Whatever the umask takes away.
+    let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
     made.map_err(CheckpointError::io(folder, "make the folder"))
 }
 
