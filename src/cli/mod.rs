@@ -11,7 +11,6 @@ mod load;
 mod page_server;
 mod prefetch;
 mod preload;
-mod process;
 mod progress;
 mod restore;
 mod run;
@@ -23,6 +22,7 @@ mod thaw;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
+use rewarm::control::ProcessError;
 use std::process::ExitCode;
 
 /// Something that rewarm needs is missing, or what was asked for failed.
@@ -98,7 +98,10 @@ fn with_causes(error: &anyhow::Error) -> String {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(run::CommandError { code, .. }) = error.downcast_ref() {
         *code
-    } else if error.is::<BadValue>() || error.is::<Usage>() {
+    } else if error.is::<BadValue>()
+        || error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(ProcessError::RelativeFolder))
+    {
         USAGE
     } else {
         FAILURE
