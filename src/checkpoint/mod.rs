@@ -8,6 +8,7 @@
 //! ```
 
 mod error;
+pub mod fit;
 mod machine;
 mod manifest;
 
