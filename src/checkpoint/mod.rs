@@ -8,9 +8,13 @@
 //! ```
 
 mod error;
+pub mod files;
 pub mod fit;
 mod machine;
 mod manifest;
+mod obstacles;
+mod options;
+pub mod tree;
 
 pub use error::CheckpointError;
 pub use machine::Machine;
@@ -18,3 +22,5 @@ pub use manifest::{
     FileEntry, GPU, GpuEntry, IMAGES, ImageEntry, Manifest, NAME, ProcessEntry, RESTORE_OPTIONS,
     list_images, partial,
 };
+pub use obstacles::{Problem, of_tree as obstacles};
+pub use options::Options;

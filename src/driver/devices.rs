@@ -1,8 +1,8 @@
 //! The driver and its devices, as seen from a process that uses none of them.
 
 use super::sys::{CUdevice, CUuuid, c_char, c_int};
-use super::{CudaError, Driver, LookupError, MemoryDriver, Result};
-use core::ffi::{CStr, c_void};
+use super::{CudaError, Driver, Library, LookupError, MemoryDriver, NoLibrary, Result};
+use core::ffi::CStr;
 
 /// Longest name of a device, with its zero.
 const LONGEST_NAME: usize = 256;
@@ -31,8 +31,8 @@ pub struct DeviceFacts {
 #[derive(Debug, thiserror::Error)]
 pub enum DevicesError {
     /// There is no library to ask.
-    #[error("libcuda.so.1 cannot be opened: install the NVIDIA driver")]
-    Absent,
+    #[error(transparent)]
+    Absent(#[from] NoLibrary),
     /// The library is too old.
     #[error(transparent)]
     Lacks(#[from] LookupError),
@@ -47,13 +47,8 @@ impl Devices {
     /// # Errors
     /// If there is no driver, or it does not start.
     pub fn look() -> Result<Devices, DevicesError> {
-        // SAFETY: the driver's constructors are made to run in any process.
-        let library = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
-        if library.is_null() {
-            return Err(DevicesError::Absent);
-        }
-        // SAFETY: an open library and a string.
-        let find = |name: &CStr| unsafe { libc::dlsym(library, name.as_ptr()) as *const c_void };
+        let library = Library::open()?;
+        let find = |name: &'static CStr| library.symbol(name);
         // SAFETY: the library exports the driver's functions, and stays open.
         let (driver, memory) = unsafe { (Driver::load(find)?, MemoryDriver::load(find)?) };
         let (mut version, mut count) = (0, 0);

@@ -7,6 +7,7 @@
 mod api;
 #[cfg(feature = "cli")]
 mod checkpoint;
+#[cfg(feature = "cli")]
 mod devices;
 mod error;
 #[cfg(feature = "cli")]
@@ -16,6 +17,7 @@ pub mod sys;
 pub use api::{CheckpointFunctions, DrainDriver, Driver, LookupError, MemoryDriver};
 #[cfg(feature = "cli")]
 pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid};
+#[cfg(feature = "cli")]
 pub use devices::{DeviceFacts, Devices, DevicesError};
 pub use error::{CudaError, Result, check};
 #[cfg(feature = "cli")]
