@@ -10,6 +10,7 @@
 mod error;
 pub mod files;
 pub mod images;
+pub mod fit;
 mod machine;
 mod manifest;
 mod obstacles;
