@@ -9,8 +9,8 @@
 
 mod error;
 pub mod files;
-pub mod images;
 pub mod fit;
+pub mod images;
 mod machine;
 mod manifest;
 mod obstacles;
