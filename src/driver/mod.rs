@@ -14,7 +14,7 @@ pub mod sys;
 
 pub use api::{CheckpointFunctions, DrainDriver, Driver, LookupError, MemoryDriver};
 #[cfg(feature = "cli")]
-pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid};
+pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid, may_use_cuda};
 pub use error::{CudaError, Result, check};
 #[cfg(feature = "cli")]
 pub use library::{Library, NoLibrary};

@@ -12,6 +12,7 @@
 mod apps;
 pub mod cli;
 pub mod live;
+pub mod plugin;
 mod run;
 pub mod standin;
 pub mod weights;
