@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0 | done |
 //! | 1 | the process does not use CUDA, or is gone |
-//! | 2 | the command line is wrong |
+//! | 2 | the command line is wrong; of a restore also: the GPU has too little memory |
 //! | other | the driver's error code, modulo 256; 46 and 47: there is no driver, or an old one |
 
 #[path = "cuda-checkpoint/arguments.rs"]
