@@ -16,6 +16,7 @@ pub mod digest;
 pub mod driver;
 pub mod lanes;
 pub mod pages;
+mod sealed;
 pub mod snapshot;
 #[cfg(feature = "cli")]
 pub mod weights;

@@ -1,9 +1,11 @@
 //! The driver library, opened for commands that use a GPU themselves.
 
 use rewarm::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUresult, c_char, c_int, c_void};
-use rewarm::driver::{CudaError, Driver, LookupError, MemoryDriver, Result, check};
+use rewarm::driver::{
+    CudaError, Driver, Library, LookupError, MemoryDriver, NoLibrary, Result, check,
+};
 use std::ffi::CStr;
-use std::mem::{MaybeUninit, transmute};
+use std::mem::transmute;
 use std::path::PathBuf;
 use std::ptr::{NonNull, null_mut};
 
@@ -12,9 +14,6 @@ type MemoryFn = unsafe extern "C" fn(*mut usize, CUdevice) -> CUresult;
 type AllocateFn = unsafe extern "C" fn(*mut CUdeviceptr, usize) -> CUresult;
 type FreeFn = unsafe extern "C" fn(*mut usize, *mut usize) -> CUresult;
 type CopyFn = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize) -> CUresult;
-
-/// `cuInit`'s code when there is a driver but no device.
-const NO_DEVICE: i32 = 100;
 
 /// Functions that only the command line needs.
 struct Extra {
@@ -29,14 +28,14 @@ struct Extra {
 pub(super) struct Cuda {
     pub(super) driver: Driver,
     extra: Extra,
-    handle: NonNull<c_void>,
+    library: Library,
 }
 
 /// Why there is no driver to work with.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoDriver {
-    #[error("there is no CUDA driver: {0}")]
-    Absent(String),
+    #[error(transparent)]
+    Absent(#[from] NoLibrary),
     #[error(transparent)]
     Lacks(#[from] LookupError),
     #[error("the driver does not start: {0}")]
@@ -50,7 +49,7 @@ impl NoDriver {
                 "Install the NVIDIA driver; in a container, start it with --device nvidia.com/gpu=all or --gpus all. To try rewarm without a GPU use rewarm run --sim"
             }
             NoDriver::Lacks(_) => "Install a newer NVIDIA driver",
-            NoDriver::Start(CudaError { code, .. }) if code.0 == NO_DEVICE => {
+            NoDriver::Start(CudaError { code, .. }) if *code == CUresult::NO_DEVICE => {
                 "No GPU is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the container's devices"
             }
             NoDriver::Start(_) => {
@@ -70,40 +69,26 @@ impl Cuda {
     }
 
     fn open() -> Result<Cuda, NoDriver> {
-        // SAFETY: the driver's constructors are made to run in any process.
-        let handle = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
-        let handle = NonNull::new(handle).ok_or_else(|| NoDriver::Absent(last_error()))?;
+        let library = Library::open()?;
         // SAFETY: the library stays open, and exports the driver's functions.
-        let driver = unsafe { Driver::load(|name| symbol(handle, name))? };
+        let driver = unsafe { Driver::load(|name| library.symbol(name))? };
         Ok(Cuda {
             driver,
-            extra: Extra::load(handle)?,
-            handle,
+            extra: Extra::load(library)?,
+            library,
         })
     }
 
     /// The first function that freezing needs and this driver does not have.
     pub(super) fn lacks_for_freezing(&self) -> Option<&'static str> {
         // SAFETY: as in `open`; the table is not used.
-        let found = unsafe { MemoryDriver::load(|name| symbol(self.handle, name)) };
+        let found = unsafe { MemoryDriver::load(|name| self.library.symbol(name)) };
         found.err().map(|LookupError(name)| name)
     }
 
     /// The library's file.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
-        // SAFETY: filled by the call; an unknown address returns 0.
-        let known =
-            unsafe { libc::dladdr(symbol(self.handle, c"cuInit"), found.as_mut_ptr()) } != 0;
-        // SAFETY: valid when zeroed, and filled since.
-        let name = unsafe { found.assume_init() }.dli_fname;
-        if !known || name.is_null() {
-            return None;
-        }
-        // SAFETY: a string of the dynamic linker, which keeps it.
-        let name = unsafe { CStr::from_ptr(name) };
-        let path = PathBuf::from(name.to_string_lossy().into_owned());
-        Some(path.canonicalize().unwrap_or(path))
+        self.library.path()
     }
 
     /// Number of devices.
@@ -174,9 +159,9 @@ impl Cuda {
 }
 
 impl Extra {
-    fn load(library: NonNull<c_void>) -> Result<Extra, LookupError> {
+    fn load(library: Library) -> Result<Extra, LookupError> {
         let find = |name: &'static CStr| {
-            NonNull::new(symbol(library, name))
+            NonNull::new(library.symbol(name).cast_mut())
                 .ok_or(LookupError(name.to_str().unwrap_or("a function")))
         };
         type Address = NonNull<c_void>;
@@ -222,21 +207,4 @@ impl Drop for Primary<'_> {
                 .and_then(|()| self.cuda.driver.primary_release(self.device))
         };
     }
-}
-
-fn symbol(library: NonNull<c_void>, name: &CStr) -> *mut c_void {
-    // SAFETY: an open library and a string.
-    unsafe { libc::dlsym(library.as_ptr(), name.as_ptr()) }
-}
-
-fn last_error() -> String {
-    // SAFETY: returns a string that holds until the next call, or null.
-    let text = unsafe { libc::dlerror() };
-    if text.is_null() {
-        return "unknown error".to_owned();
-    }
-    // SAFETY: as above.
-    unsafe { CStr::from_ptr(text) }
-        .to_string_lossy()
-        .into_owned()
 }

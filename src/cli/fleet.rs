@@ -1,9 +1,8 @@
 //! One or several processes that are frozen or thawed together.
 
-use super::process::Process;
 use super::progress::Bars;
 use anyhow::{Result, anyhow};
-use rewarm::control::{Progress, State};
+use rewarm::control::{Process, Progress, State};
 use serde::Serialize;
 use std::thread;
 

@@ -1,11 +1,10 @@
 //! `rewarm freeze`: takes the device memory of running processes to snapshots.
 
 use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds};
-use super::process::Process;
 use super::{Usage, print_json, text};
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::control::{
-    Freeze, FreezeReport, Order, Prepare, PrepareReport, ProcessReport, State, Thaw,
+    Freeze, FreezeReport, Order, Prepare, PrepareReport, Process, ProcessReport, State, Thaw,
 };
 use serde::Serialize;
 use serde_json::json;

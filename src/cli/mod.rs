@@ -11,7 +11,6 @@ mod load;
 mod page_server;
 mod prefetch;
 mod preload;
-mod process;
 mod progress;
 mod restore;
 mod run;
@@ -23,6 +22,8 @@ mod thaw;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
+use rewarm::control::ProcessError;
+use rewarm::criu::pages::SERVE;
 use std::process::ExitCode;
 
 /// Something that rewarm needs is missing, or what was asked for failed.
@@ -58,13 +59,20 @@ enum Command {
     Freeze(freeze::FreezeArgs),
     Thaw(thaw::ThawArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    #[command(hide = true)]
+    CheckpointGuardian(checkpoint::GuardianArgs),
     Restore(restore::RestoreArgs),
     PageServer(page_server::PageServerArgs),
+    #[command(name = SERVE, hide = true)]
+    ServePages,
     Doctor(doctor::DoctorArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
     die_of_broken_pipes();
+    if let Some(status) = checkpoint::hook::run() {
+        return status;
+    }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Load(args) => load::run(&args),
@@ -73,8 +81,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Freeze(args) => freeze::run(&args),
         Command::Thaw(args) => thaw::run(&args),
         Command::Checkpoint(args) => checkpoint::run(&args),
+        Command::CheckpointGuardian(args) => checkpoint::run_guardian(&args),
         Command::Restore(args) => restore::run(&args),
         Command::PageServer(args) => page_server::run(&args),
+        Command::ServePages => page_server::serve_pages(),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -98,7 +108,10 @@ fn with_causes(error: &anyhow::Error) -> String {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(run::CommandError { code, .. }) = error.downcast_ref() {
         *code
-    } else if error.is::<BadValue>() || error.is::<Usage>() {
+    } else if error.is::<BadValue>()
+        || error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(ProcessError::RelativeFolder))
+    {
         USAGE
     } else {
         FAILURE

@@ -1,11 +1,11 @@
 //! `rewarm status`: what processes did with rewarm so far.
 
-use super::process::Process;
 use super::{print_json, text};
 use anyhow::Result;
 use rewarm::config::Settings;
 use rewarm::control::{
-    Client, ContextReport, DirectionReport, FillReport, MemoryReport, ProcessReport, State, list,
+    Client, ContextReport, DirectionReport, FillReport, MemoryReport, Process, ProcessReport,
+    State, list,
 };
 use serde_json::json;
 use std::collections::BTreeMap;

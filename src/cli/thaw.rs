@@ -1,11 +1,10 @@
 //! `rewarm thaw`: brings the device memory of frozen processes back.
 
 use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds};
-use super::process::Process;
 use super::{FAILURE, Usage, print_json, text};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use rewarm::control::{Order, ProcessReport, State, Thaw, ThawReport};
+use rewarm::control::{Order, Process, ProcessReport, State, Thaw, ThawReport};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -18,6 +18,8 @@ mod client;
 mod error;
 pub mod frame;
 mod freezing;
+#[cfg(feature = "cli")]
+mod processes;
 mod protocol;
 mod report;
 mod server;
@@ -30,6 +32,8 @@ pub use bypass::Bypass;
 pub use client::{Client, list};
 pub use error::ControlError;
 pub use freezing::*;
+#[cfg(feature = "cli")]
+pub use processes::{Process, ProcessError};
 pub use protocol::{PROTOCOL_VERSION, Request, Response};
 pub use report::*;
 pub use server::{Handler, Server, Tick};

@@ -190,3 +190,27 @@ driver_functions! {
     /// capture under way in the context is invalidated.
     record_context = cuCtxRecordEvent(context: CUcontext, event: CUevent);
 }
+
+driver_functions! {
+    /// What drivers of CUDA 12.8 and later have for checkpoints of other processes.
+    /// But for what initialises, they need no `cuInit`.
+    CheckpointFunctions:
+    /// Initialises the driver in this process; a second call does nothing.
+    init = cuInit(flags: c_uint);
+    /// The driver's CUDA version, 1000 × major + 10 × minor.
+    driver_version = cuDriverGetVersion(version: *mut c_int);
+    /// The state of a process.
+    state = cuCheckpointProcessGetState(pid: c_int, state: *mut c_int);
+    /// The thread of a process that must run while the others are stopped.
+    restore_thread = cuCheckpointProcessGetRestoreThreadId(pid: c_int, thread: *mut c_int);
+    /// Blocks the calls of a process and waits for its work.
+    lock = cuCheckpointProcessLock(pid: c_int, arguments: *mut CUcheckpointLockArgs);
+    /// Takes the device memory of a locked process to host memory.
+    checkpoint = cuCheckpointProcessCheckpoint(pid: c_int, arguments: *mut CUcheckpointPlainArgs);
+    /// Brings it back.
+    restore = cuCheckpointProcessRestore(pid: c_int, arguments: *mut CUcheckpointRestoreArgs);
+    /// Lets the calls of a locked process go on.
+    unlock = cuCheckpointProcessUnlock(pid: c_int, arguments: *mut CUcheckpointPlainArgs);
+    /// What a code means, in words.
+    error_string = cuGetErrorString(code: CUresult, text: *mut *const c_char);
+}

@@ -5,8 +5,20 @@
 //! hooks, in the command line those of a library opened for the purpose.
 
 mod api;
+#[cfg(feature = "cli")]
+mod checkpoint;
+#[cfg(feature = "cli")]
+mod devices;
 mod error;
+#[cfg(feature = "cli")]
+mod library;
 pub mod sys;
 
-pub use api::{DrainDriver, Driver, LookupError, MemoryDriver};
+pub use api::{CheckpointFunctions, DrainDriver, Driver, LookupError, MemoryDriver};
+#[cfg(feature = "cli")]
+pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid};
+#[cfg(feature = "cli")]
+pub use devices::{DeviceFacts, Devices, DevicesError};
 pub use error::{CudaError, Result, check};
+#[cfg(feature = "cli")]
+pub use library::{Library, NoLibrary};

@@ -19,9 +19,14 @@ impl CUresult {
     pub const INVALID_VALUE: CUresult = CUresult(1);
     pub const OUT_OF_MEMORY: CUresult = CUresult(2);
     pub const NOT_INITIALIZED: CUresult = CUresult(3);
+    pub const NO_DEVICE: CUresult = CUresult(100);
     pub const INVALID_CONTEXT: CUresult = CUresult(201);
     pub const NOT_READY: CUresult = CUresult(600);
     pub const NOT_FOUND: CUresult = CUresult(500);
+    pub const ILLEGAL_STATE: CUresult = CUresult(401);
+    pub const SHARED_OBJECT_SYMBOL_NOT_FOUND: CUresult = CUresult(302);
+    pub const SHARED_OBJECT_INIT_FAILED: CUresult = CUresult(303);
+    pub const NOT_SUPPORTED: CUresult = CUresult(801);
     pub const CONTEXT_IS_DESTROYED: CUresult = CUresult(709);
     pub const UNKNOWN: CUresult = CUresult(999);
 
@@ -194,3 +199,50 @@ pub struct CUDA_MEMCPY3D {
     pub height: usize,
     pub depth: usize,
 }
+
+pub const CU_PROCESS_STATE_RUNNING: c_int = 0;
+pub const CU_PROCESS_STATE_LOCKED: c_int = 1;
+pub const CU_PROCESS_STATE_CHECKPOINTED: c_int = 2;
+pub const CU_PROCESS_STATE_FAILED: c_int = 3;
+
+/// How to lock a process.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct CUcheckpointLockArgs {
+    /// 0: no limit.
+    pub timeout_ms: c_uint,
+    pub reserved0: c_uint,
+    pub reserved1: [u64; 7],
+}
+
+/// `CUcheckpointCheckpointArgs` and `CUcheckpointUnlockArgs`: nothing but zeroes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct CUcheckpointPlainArgs {
+    pub reserved: [u64; 8],
+}
+
+/// Which GPU takes the place of which.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct CUcheckpointGpuPair {
+    pub old_uuid: CUuuid,
+    pub new_uuid: CUuuid,
+}
+
+/// How to restore a process. Drivers before CUDA 13 want zeroes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CUcheckpointRestoreArgs {
+    pub gpu_pairs: *mut CUcheckpointGpuPair,
+    pub gpu_pairs_count: c_uint,
+    pub reserved: [u8; 44],
+    pub reserved1: u64,
+}
+
+const _: () = {
+    assert!(size_of::<CUcheckpointLockArgs>() == 64);
+    assert!(size_of::<CUcheckpointPlainArgs>() == 64);
+    assert!(size_of::<CUcheckpointRestoreArgs>() == 64);
+    assert!(core::mem::offset_of!(CUcheckpointRestoreArgs, reserved1) == 56);
+};

@@ -1,9 +1,7 @@
 //! Finding processes that listen, from their pid alone.
 
-use super::Usage;
-use anyhow::{Context, Result, anyhow, bail};
-use rewarm::config::{Settings, run_dirs_of};
-use rewarm::control::{Client, ControlError};
+use super::{Client, ControlError};
+use crate::config::{Settings, effective_uid, run_dirs_of};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -14,28 +12,113 @@ use std::{fs, io, thread};
 /// In the maps of every process that uses CUDA under rewarm.
 const CORE: &str = "/librewarm_core.so";
 
+/// Why a process, or some process of a tree, cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// No process has the pid.
+    #[error("there is no process {pid}")]
+    Gone {
+        /// The pid.
+        pid: u32,
+    },
+    /// Only its parent has not taken note yet.
+    #[error("process {pid} has ended")]
+    Ended {
+        /// The pid.
+        pid: u32,
+    },
+    /// It belongs to another user, who is not told to us.
+    #[error("process {pid} belongs to user {uid}: ask as that user or as root")]
+    Foreign {
+        /// The process.
+        pid: u32,
+        /// Its user.
+        uid: u32,
+    },
+    /// It does not listen, and what is in it cannot be seen.
+    #[error("{0}; whether it runs under rewarm cannot be seen from here")]
+    Hidden(ControlError),
+    /// It has the core, and does not listen.
+    #[error("{0}; it runs under rewarm, but could make no control socket (see its REWARM_LOG)")]
+    NoSocket(ControlError),
+    /// It has the front alone.
+    #[error(
+        "process {pid} runs under rewarm, but has not used CUDA yet (or REWARM_DISABLE=1 is set)"
+    )]
+    NotActive {
+        /// The process.
+        pid: u32,
+    },
+    /// It has nothing of rewarm in it.
+    #[error("process {pid} runs without rewarm: start it with `rewarm run -- …` or LD_PRELOAD")]
+    Plain {
+        /// The process.
+        pid: u32,
+    },
+    /// Nobody in a tree has the core.
+    #[error(
+        "neither process {pid} nor a descendant of it uses CUDA under rewarm: start it with `rewarm run --freezable -- …`"
+    )]
+    PlainTree {
+        /// The root.
+        pid: u32,
+    },
+    /// A folder was named as only a process of this container could.
+    #[error(
+        "the process sees other files than this command (it is in a container): name the folder by its absolute path there"
+    )]
+    RelativeFolder,
+    /// There is no current folder.
+    #[error("cannot find the current folder: {0}")]
+    NoCurrentFolder(#[source] io::Error),
+    /// The conversation failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+type Result<T, E = ProcessError> = std::result::Result<T, E>;
+
 /// A process, by its pid as seen from here.
-pub(super) struct Process {
-    pub(super) pid: u32,
+#[derive(Debug)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
     /// Its folder in `/proc`.
     folder: PathBuf,
 }
 
 impl Process {
-    pub(super) fn find(pid: u32) -> Result<Process> {
+    /// Finds a process that has not ended.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn find(pid: u32) -> Result<Process> {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         if !folder.exists() {
-            bail!("there is no process {pid}");
+            return Err(ProcessError::Gone { pid });
         }
         let process = Process { pid, folder };
         if process.has_ended() {
-            bail!("process {pid} has ended");
+            return Err(ProcessError::Ended { pid });
         }
         Ok(process)
     }
 
+    /// Finds the process that a thread belongs to.
+    ///
+    /// # Errors
+    /// As [`Process::find`].
+    pub fn of_thread(tid: u32) -> Result<Process> {
+        let process = Process::find(tid)?;
+        let pid = field(&process.folder, "Tgid:").and_then(|pid| pid.trim().parse().ok());
+        match pid {
+            Some(pid) if pid != tid => Process::find(pid),
+            _ => Ok(process),
+        }
+    }
+
     /// Whether it is gone, but for its parent to take note.
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         match field(&self.folder, "State:") {
             Some(state) => state.trim_start().starts_with(['Z', 'X']),
             None => true,
@@ -43,7 +126,7 @@ impl Process {
     }
 
     /// Whether it has ended, or is just about to: its files are closed first.
-    pub(super) fn ends(&self) -> bool {
+    pub fn ends(&self) -> bool {
         const PATIENCE: Duration = Duration::from_secs(1);
         const PAUSE: Duration = Duration::from_millis(10);
         let begun = Instant::now();
@@ -57,16 +140,29 @@ impl Process {
     }
 
     /// A folder as the process sees it, named from here.
-    pub(super) fn folder_named(&self, folder: &Path) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// If only the process knows what a relative name means.
+    pub fn folder_named(&self, folder: &Path) -> Result<PathBuf> {
         if self.is_elsewhere() && folder.is_relative() {
-            let what = "the process sees other files than this command (it is in a container): name the folder by its absolute path there";
-            return Err(Usage(what).into());
+            return Err(ProcessError::RelativeFolder);
         }
-        path::absolute(folder).context("cannot find the current folder")
+        path::absolute(folder).map_err(ProcessError::NoCurrentFolder)
+    }
+
+    /// A folder of the process, as it is reached from here. For processes of users
+    /// who are trusted: a link in it leads to the files that are seen from here.
+    pub fn folder_from_here(&self, folder: &Path) -> PathBuf {
+        if self.is_elsewhere() {
+            let root = self.folder.join("root");
+            root.join(folder.strip_prefix("/").unwrap_or(folder))
+        } else {
+            folder.to_owned()
+        }
     }
 
     /// What somebody should know whose folder could not be written to.
-    pub(super) fn who_writes(&self) -> String {
+    pub fn who_writes(&self) -> String {
         match (self.is_elsewhere(), self.foreign_owner()) {
             (true, _) => " (the process writes it itself, in its container)".into(),
             (false, Some(uid)) => format!(" (the process writes it itself, as user {uid})"),
@@ -74,20 +170,22 @@ impl Process {
         }
     }
 
-    /// Connects to it, or says why that cannot be.
-    pub(super) fn connect(&self) -> Result<Client> {
-        match self.try_connect() {
-            Ok(client) => Ok(client),
-            Err(error @ ControlError::NotListening { .. }) => bail!(self.why_silent(&error)),
-            Err(error) => Err(self.why_not(error)),
-        }
+    /// Connects to it. Works while the process is stopped.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub fn connect(&self) -> Result<Client> {
+        self.try_connect().map_err(|error| match error {
+            ControlError::NotListening { .. } => self.why_silent(error),
+            error => self.why_not(error),
+        })
     }
 
     /// This process and its descendants, those that use CUDA under rewarm, by pid.
     ///
     /// # Errors
     /// If one of them does but cannot be asked, or none does.
-    pub(super) fn tree(self) -> Result<Vec<Process>> {
+    pub fn tree(self) -> Result<Vec<Process>> {
         let pid = self.pid;
         let mut found = Vec::new();
         for pid in descendants(pid, &parents()) {
@@ -99,16 +197,14 @@ impl Process {
                 Ok(_) => found.push(process),
                 Err(error @ ControlError::NotListening { .. }) => {
                     if process.maps().is_ok_and(|maps| maps.contains(CORE)) {
-                        bail!(process.why_silent(&error));
+                        return Err(process.why_silent(error));
                     }
                 }
                 Err(error) => return Err(process.why_not(error)),
             }
         }
         if found.is_empty() {
-            bail!(
-                "neither process {pid} nor a descendant of it uses CUDA under rewarm: start it with `rewarm run --freezable -- …`"
-            );
+            return Err(ProcessError::PlainTree { pid });
         }
         Ok(found)
     }
@@ -136,9 +232,8 @@ impl Process {
         if self.is_elsewhere() {
             // Its user may well be another there.
             folders.extend(run_dirs_of(0, None));
-            let root = self.folder.join("root");
             for folder in &mut folders {
-                *folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
+                *folder = self.folder_from_here(folder);
             }
         } else {
             folders.extend(Settings::from_env().0.run_dirs);
@@ -155,11 +250,13 @@ impl Process {
     /// Whether nobody could answer there in place of the process but its user, or ours.
     fn is_trusted(&self, folder: &Path) -> bool {
         let owner = fs::symlink_metadata(folder).map(|found| found.uid());
-        owner.map_or(true, |owner| owner == self.uid() || owner == own_uid())
+        owner.map_or(true, |owner| {
+            owner == self.uid() || owner == effective_uid()
+        })
     }
 
     /// Whether it sees other files than this process: it is in a container.
-    pub(super) fn is_elsewhere(&self) -> bool {
+    pub fn is_elsewhere(&self) -> bool {
         let differs = |name: &str| {
             let link = |process: &Path| fs::read_link(process.join(name)).ok();
             let (its, own) = (link(&self.folder), link(Path::new("/proc/self")));
@@ -169,7 +266,7 @@ impl Process {
     }
 
     /// Its pid as it sees it itself.
-    fn own_pid(&self) -> Option<u32> {
+    pub fn own_pid(&self) -> Option<u32> {
         let pids = field(&self.folder, "NSpid:")?;
         pids.split_whitespace().last()?.parse().ok()
     }
@@ -182,58 +279,42 @@ impl Process {
         (!value.is_empty()).then(|| OsString::from_vec(value.to_vec()))
     }
 
-    pub(super) fn uid(&self) -> u32 {
-        effective_uid(&self.folder)
+    /// Its effective user.
+    pub fn uid(&self) -> u32 {
+        uid_of(&self.folder)
     }
 
     /// The user it belongs to, if that is not ours.
-    pub(super) fn foreign_owner(&self) -> Option<u32> {
-        Some(self.uid()).filter(|uid| *uid != own_uid())
+    pub fn foreign_owner(&self) -> Option<u32> {
+        Some(self.uid()).filter(|uid| *uid != effective_uid())
     }
 
     /// The user it belongs to, if that is not ours and we may not ask.
     fn closed_owner(&self) -> Option<u32> {
-        self.foreign_owner().filter(|_| own_uid() != 0)
+        self.foreign_owner().filter(|_| effective_uid() != 0)
     }
 
-    fn why_not(&self, error: ControlError) -> anyhow::Error {
+    fn why_not(&self, error: ControlError) -> ProcessError {
         match self.closed_owner() {
-            Some(uid) => anyhow!(self.is_foreign(uid)),
+            Some(uid) => ProcessError::Foreign { pid: self.pid, uid },
             None => error.into(),
         }
-    }
-
-    fn is_foreign(&self, uid: u32) -> String {
-        format!(
-            "process {} belongs to user {uid}: ask as that user or as root",
-            self.pid
-        )
     }
 
     fn maps(&self) -> io::Result<String> {
         fs::read_to_string(self.folder.join("maps"))
     }
 
-    fn why_silent(&self, error: &ControlError) -> String {
+    fn why_silent(&self, error: ControlError) -> ProcessError {
         let pid = self.pid;
         if let Some(uid) = self.closed_owner() {
-            return self.is_foreign(uid);
+            return ProcessError::Foreign { pid, uid };
         }
-        let Ok(maps) = self.maps() else {
-            return format!("{error}; whether it runs under rewarm cannot be seen from here");
-        };
-        if maps.contains(CORE) {
-            format!(
-                "{error}; it runs under rewarm, but could make no control socket (see its REWARM_LOG)"
-            )
-        } else if maps.contains("/librewarm.so") {
-            format!(
-                "process {pid} runs under rewarm, but has not used CUDA yet (or REWARM_DISABLE=1 is set)"
-            )
-        } else {
-            format!(
-                "process {pid} runs without rewarm: start it with `rewarm run -- …` or LD_PRELOAD"
-            )
+        match self.maps() {
+            Err(_) => ProcessError::Hidden(error),
+            Ok(maps) if maps.contains(CORE) => ProcessError::NoSocket(error),
+            Ok(maps) if maps.contains("/librewarm.so") => ProcessError::NotActive { pid },
+            Ok(_) => ProcessError::Plain { pid },
         }
     }
 }
@@ -246,14 +327,10 @@ fn field(process: &Path, name: &str) -> Option<String> {
 }
 
 /// Who owns `/proc/PID` does not tell: that is root, where a process is protected.
-fn effective_uid(process: &Path) -> u32 {
+fn uid_of(process: &Path) -> u32 {
     let users = field(process, "Uid:").unwrap_or_default();
     let effective = users.split_whitespace().nth(1);
     effective.and_then(|uid| uid.parse().ok()).unwrap_or(0)
-}
-
-fn own_uid() -> u32 {
-    effective_uid(Path::new("/proc/self"))
 }
 
 /// A process and its descendants, parents first.
