@@ -29,7 +29,10 @@ pub fn of_tree(tree: &Tree) -> Vec<FileEntry> {
         .mappings()
         .filter(|(_, one)| matches!(one.kind, Some(Kind::File) | None));
     paths.extend(mapped.map(|(_, one)| one.name.clone()));
-    paths.iter().filter_map(|path| entry(path)).collect()
+    // What the kernel makes up is made up again.
+    let is_real = |path: &&PathBuf| !path.starts_with("/proc") && !path.starts_with("/sys");
+    let real = paths.iter().filter(is_real);
+    real.filter_map(|path| entry(path)).collect()
 }
 
 /// A file as it is now; `None` if it is not a regular one.

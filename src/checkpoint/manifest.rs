@@ -109,7 +109,7 @@ pub struct GpuEntry {
     pub snapshot: Option<PathBuf>,
     /// Bytes of device memory in the snapshot.
     pub bytes: u64,
-    /// Id of the snapshot, 0 without one.
+    /// Id of the snapshot; 0: there is none, or it is another user's.
     #[serde(with = "digest::hex")]
     pub snapshot_id: u128,
 }

@@ -10,10 +10,12 @@
 mod error;
 pub mod files;
 pub mod fit;
+pub mod images;
 mod machine;
 mod manifest;
 mod obstacles;
 mod options;
+mod place;
 pub mod tree;
 
 pub use error::CheckpointError;
@@ -24,3 +26,4 @@ pub use manifest::{
 };
 pub use obstacles::{Problem, of_tree as obstacles};
 pub use options::Options;
+pub use place::Place;

@@ -58,6 +58,8 @@ enum Command {
     Freeze(freeze::FreezeArgs),
     Thaw(thaw::ThawArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    #[command(hide = true)]
+    CheckpointGuardian(checkpoint::GuardianArgs),
     Restore(restore::RestoreArgs),
     PageServer(page_server::PageServerArgs),
     Doctor(doctor::DoctorArgs),
@@ -65,6 +67,9 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     die_of_broken_pipes();
+    if let Some(status) = checkpoint::hook::run() {
+        return status;
+    }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Load(args) => load::run(&args),
@@ -73,6 +78,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Freeze(args) => freeze::run(&args),
         Command::Thaw(args) => thaw::run(&args),
         Command::Checkpoint(args) => checkpoint::run(&args),
+        Command::CheckpointGuardian(args) => checkpoint::run_guardian(&args),
         Command::Restore(args) => restore::run(&args),
         Command::PageServer(args) => page_server::run(&args),
         Command::Doctor(args) => doctor::run(&args),
