@@ -9,6 +9,7 @@
 
 mod error;
 pub mod files;
+pub mod fit;
 pub mod images;
 mod machine;
 mod manifest;

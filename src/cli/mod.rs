@@ -108,6 +108,8 @@ fn with_causes(error: &anyhow::Error) -> String {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(run::CommandError { code, .. }) = error.downcast_ref() {
         *code
+    } else if let Some(broken_off) = error.downcast_ref::<restore::BrokenOff>() {
+        broken_off.code()
     } else if error.is::<BadValue>()
         || error.is::<Usage>()
         || matches!(error.downcast_ref(), Some(ProcessError::RelativeFolder))

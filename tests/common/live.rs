@@ -321,8 +321,9 @@ impl Live {
             Ok(input) => self.input = input,
             Err(error) => self.fail(&format!("it does not read: {error}")),
         }
-        let output = self.scratch.file("output");
-        self.lines = lines(|| File::open(output).expect("the pipe is there"));
+        // Before it may answer: without somebody who reads, writing ends it.
+        let output = File::open(self.scratch.file("output")).expect("the pipe is there");
+        self.lines = lines(move || output);
     }
 
     /// Lets it free all and end.
