@@ -18,6 +18,7 @@ pub mod lanes;
 pub mod pages;
 #[cfg(feature = "cli")]
 pub mod preload;
+mod sealed;
 pub mod snapshot;
 #[cfg(feature = "cli")]
 pub mod weights;

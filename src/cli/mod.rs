@@ -22,6 +22,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
 use rewarm::control::ProcessError;
+use rewarm::criu::pages::SERVE;
 use std::process::ExitCode;
 
 /// Something that rewarm needs is missing, or what was asked for failed.
@@ -57,13 +58,20 @@ enum Command {
     Freeze(freeze::FreezeArgs),
     Thaw(thaw::ThawArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    #[command(hide = true)]
+    CheckpointGuardian(checkpoint::GuardianArgs),
     Restore(restore::RestoreArgs),
     PageServer(page_server::PageServerArgs),
+    #[command(name = SERVE, hide = true)]
+    ServePages,
     Doctor(doctor::DoctorArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
     die_of_broken_pipes();
+    if let Some(status) = checkpoint::hook::run() {
+        return status;
+    }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Load(args) => load::run(&args),
@@ -72,8 +80,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Freeze(args) => freeze::run(&args),
         Command::Thaw(args) => thaw::run(&args),
         Command::Checkpoint(args) => checkpoint::run(&args),
+        Command::CheckpointGuardian(args) => checkpoint::run_guardian(&args),
         Command::Restore(args) => restore::run(&args),
         Command::PageServer(args) => page_server::run(&args),
+        Command::ServePages => page_server::serve_pages(),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -97,6 +107,8 @@ fn with_causes(error: &anyhow::Error) -> String {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(run::CommandError { code, .. }) = error.downcast_ref() {
         *code
+    } else if let Some(broken_off) = error.downcast_ref::<restore::BrokenOff>() {
+        broken_off.code()
     } else if error.is::<BadValue>()
         || error.is::<Usage>()
         || matches!(error.downcast_ref(), Some(ProcessError::RelativeFolder))

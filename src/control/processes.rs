@@ -352,8 +352,8 @@ fn uid_of(process: &Path) -> u32 {
     effective.and_then(|uid| uid.parse().ok()).unwrap_or(0)
 }
 
-/// A process and its descendants, parents first.
-fn descendants(pid: u32, parents: &[(u32, u32)]) -> Vec<u32> {
+/// A process and its descendants among all (pid, parent), parents first.
+pub fn descendants(pid: u32, parents: &[(u32, u32)]) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
@@ -369,7 +369,7 @@ fn descendants(pid: u32, parents: &[(u32, u32)]) -> Vec<u32> {
 }
 
 /// Every process that can be seen, with its parent.
-fn parents() -> Vec<(u32, u32)> {
+pub fn parents() -> Vec<(u32, u32)> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };

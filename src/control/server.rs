@@ -101,27 +101,29 @@ impl Server {
     }
 }
 
-/// Binds beside and renames, so that a socket that is not yet listened on is
-/// never seen, and one left by an earlier process of this pid is replaced.
+/// A socket left by an earlier process of this pid is replaced. It is bound where it
+/// stays: CRIU restores a socket under the name that it was bound to.
 fn listen(folder: &Path) -> Result<(Listener, PathBuf), ControlError> {
     prepare(folder)?;
-    let pid = process::id();
-    let path = folder.join(format!("{pid}.sock"));
+    let path = folder.join(format!("{}.sock", process::id()));
     if socket::connect(&path, PATIENCE).is_ok() {
         let problem = "a process of this pid in another container listens there";
         return Err(ControlError::Unusable { path, problem });
     }
-    let beside = folder.join(format!(".{pid}.new"));
-    let _ = fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside).map_err(ControlError::io("listen on", &beside))?;
-    let listener = Listener::new(listener).map_err(ControlError::io("listen on", &beside))?;
-    fs::set_permissions(&beside, Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&beside, &path))
-        .map_err(|error| {
-            let _ = fs::remove_file(&beside);
-            ControlError::io("listen on", &path)(error)
-        })?;
-    Ok((listener, path))
+    let _ = fs::remove_file(&path);
+    let bound = || {
+        let listener = Listener::new(UnixListener::bind(&path)?)?;
+        // Until then, who connects is told apart by their user all the same.
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    match bound() {
+        Ok(listener) => Ok((listener, path)),
+        Err(error) => {
+            let _ = fs::remove_file(&path);
+            Err(ControlError::io("listen on", &path)(error))
+        }
+    }
 }
 
 /// Makes the folder, or checks that nobody else could have put things into it.

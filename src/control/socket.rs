@@ -6,7 +6,7 @@ use std::mem::{ManuallyDrop, MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ pub(super) fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
 #[derive(Debug)]
 pub(super) struct Guarded<T: AsRawFd> {
     file: ManuallyDrop<T>,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 impl<T: AsRawFd + From<OwnedFd> + Into<OwnedFd>> Guarded<T> {
@@ -208,8 +208,20 @@ fn poll(fd: RawFd, events: libc::c_short, limit: libc::c_int) -> (bool, libc::c_
     (ready > 0, entry.revents)
 }
 
-/// Tells one open file from another: device and inode.
-fn identity(fd: RawFd) -> Option<(u64, u64)> {
+/// Tells one open file from another.
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    /// By the name that it listens under: a socket that CRIU restores has another
+    /// inode than before.
+    Listener(PathBuf),
+    /// By device and inode.
+    Inode(u64, u64),
+}
+
+fn identity(fd: RawFd) -> Option<Identity> {
+    if let Some(path) = listens_under(fd) {
+        return Some(Identity::Listener(path));
+    }
     let mut found = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: filled by the call; a closed descriptor is an error.
     if unsafe { libc::fstat(fd, found.as_mut_ptr()) } != 0 {
@@ -217,7 +229,29 @@ fn identity(fd: RawFd) -> Option<(u64, u64)> {
     }
     // SAFETY: filled by the successful call.
     let found = unsafe { found.assume_init() };
-    Some((found.st_dev, found.st_ino))
+    Some(Identity::Inode(found.st_dev, found.st_ino))
+}
+
+/// The path of a unix socket that listens. Those that it accepts have the same.
+fn listens_under(fd: RawFd) -> Option<PathBuf> {
+    let mut listens: libc::c_int = 0;
+    let mut length = size_of_val(&listens) as libc::socklen_t;
+    // SAFETY: the kernel fills at most `length` bytes; what is no socket is an error.
+    let failed = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ACCEPTCONN,
+            (&raw mut listens).cast(),
+            &mut length,
+        )
+    };
+    if failed != 0 || listens == 0 {
+        return None;
+    }
+    // SAFETY: open, as just seen; never closed from here.
+    let listener = ManuallyDrop::new(unsafe { UnixListener::from_raw_fd(fd) });
+    Some(listener.local_addr().ok()?.as_pathname()?.to_owned())
 }
 
 /// Whether a process of that pid exists.

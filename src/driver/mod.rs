@@ -7,6 +7,8 @@
 mod api;
 #[cfg(feature = "cli")]
 mod checkpoint;
+#[cfg(feature = "cli")]
+mod devices;
 mod error;
 #[cfg(feature = "cli")]
 mod library;
@@ -15,6 +17,8 @@ pub mod sys;
 pub use api::{CheckpointFunctions, DrainDriver, Driver, LookupError, MemoryDriver};
 #[cfg(feature = "cli")]
 pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid, may_use_cuda};
+#[cfg(feature = "cli")]
+pub use devices::{DeviceFacts, Devices, DevicesError};
 pub use error::{CudaError, Result, check};
 #[cfg(feature = "cli")]
 pub use library::{Library, NoLibrary};

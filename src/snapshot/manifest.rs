@@ -1,18 +1,17 @@
 //! The manifest: what there is in a snapshot, and where.
-//!
-//! Its first line says how long the rest is and has its digest; the rest is JSON.
-//! That line can be written in one way only, so every changed byte shows.
 
 use super::{Cause, Process, check};
-use crate::digest::{self, Digest, digest};
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use crate::digest::{self, Digest};
+use crate::sealed::{Broken, Seal, bounded};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::marker::PhantomData;
 use std::ops::Range;
 
-/// The format that this version writes and reads.
-const FORMAT: u64 = 1;
+/// How the file is written.
+const SEAL: Seal = Seal {
+    key: "rewarm_snapshot",
+    format: 1,
+    most_bytes: MOST_BYTES,
+};
 
 /// Length of a chunk that writers use, in bytes.
 pub const CHUNK_BYTES: u64 = 4 << 20;
@@ -22,8 +21,6 @@ pub const PAGE: u64 = 4096;
 
 /// A manifest is at most so long, in bytes.
 pub(super) const MOST_BYTES: u64 = 128 << 20;
-/// The first line is at most so long, in bytes.
-const MOST_HEADER_BYTES: usize = 128;
 
 const MOST_DEVICES: usize = 1 << 10;
 const MOST_ALLOCATIONS: usize = 1 << 20;
@@ -187,39 +184,16 @@ impl Manifest {
 
     /// The whole file.
     pub(super) fn text(&self) -> Result<Vec<u8>, Cause> {
-        let invalid = |message: String| Cause::Invalid(message);
-        check::check(self).map_err(invalid)?;
-        let body = serde_json::to_vec(self).map_err(|error| invalid(error.to_string()))?;
-        let mut text = Header::of(&body).line().into_bytes();
-        text.extend_from_slice(&body);
-        if text.len() as u64 > MOST_BYTES {
-            return Err(invalid(format!(
-                "the manifest would take {} bytes, and {MOST_BYTES} is the most",
-                text.len()
-            )));
-        }
-        Ok(text)
+        check::check(self).map_err(Cause::Invalid)?;
+        SEAL.write(self).map_err(Cause::Invalid)
     }
 
     /// Understands a whole file.
     pub(super) fn parse(text: &[u8]) -> Result<Manifest, Cause> {
-        let damaged = |message: &str| Cause::Damaged(message.to_owned());
-        let head = &text[..text.len().min(MOST_HEADER_BYTES)];
-        let line = head.iter().position(|byte| *byte == b'\n');
-        let (line, body) = text.split_at(line.ok_or_else(|| damaged("no first line"))? + 1);
-        let header: Header = serde_json::from_slice(line)
-            .map_err(|error| Cause::Damaged(format!("the first line: {error}")))?;
-        if header.rewarm_snapshot != FORMAT {
-            return Err(Cause::Format(header.rewarm_snapshot));
-        }
-        if header.line().as_bytes() != line {
-            return Err(damaged("the first line is not as it was written"));
-        }
-        if header != Header::of(body) {
-            return Err(damaged("its length or digest is wrong"));
-        }
-        let manifest: Manifest =
-            serde_json::from_slice(body).map_err(|error| Cause::Damaged(error.to_string()))?;
+        let manifest: Manifest = SEAL.read(text).map_err(|broken| match broken {
+            Broken::Damaged(how) => Cause::Damaged(how),
+            Broken::Format(format) => Cause::Format(format),
+        })?;
         check::check(&manifest).map_err(Cause::Damaged)?;
         Ok(manifest)
     }
@@ -244,63 +218,4 @@ pub(super) fn places(
                 }
             })
         })
-}
-
-/// The first line.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Header {
-    rewarm_snapshot: u64,
-    bytes: u64,
-    digest: Digest,
-}
-
-impl Header {
-    fn of(body: &[u8]) -> Header {
-        Header {
-            rewarm_snapshot: FORMAT,
-            bytes: body.len() as u64,
-            digest: digest(body),
-        }
-    }
-
-    fn line(&self) -> String {
-        let Header {
-            rewarm_snapshot,
-            bytes,
-            digest,
-        } = self;
-        format!(
-            "{{\"rewarm_snapshot\":{rewarm_snapshot},\"bytes\":{bytes},\"digest\":\"{digest}\"}}\n"
-        )
-    }
-}
-
-/// A list of at most `MOST`, however long the text is.
-fn bounded<'de, const MOST: usize, T, D>(from: D) -> Result<Vec<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    struct Bounded<const MOST: usize, T>(PhantomData<T>);
-
-    impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for Bounded<MOST, T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(to, "a list of at most {MOST}")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(next) = from.next_element()? {
-                if list.len() == MOST {
-                    return Err(A::Error::custom(format!("a list of more than {MOST}")));
-                }
-                list.push(next);
-            }
-            Ok(list)
-        }
-    }
-
-    from.deserialize_seq(Bounded::<MOST, T>(PhantomData))
 }

@@ -2,10 +2,12 @@
 
 use super::{Run, Scratch, cli, run};
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -13,9 +15,14 @@ use std::time::{Duration, Instant};
 const LONGEST: Duration = Duration::from_secs(120);
 
 /// A running program that answers each line with one.
+///
+/// It may be killed by whoever dumps it, and be restored under the same pid.
 pub struct Live {
-    child: Child,
-    input: ChildStdin,
+    /// Our own child, also when it was restored (see [`super::criu::adopt`]).
+    pid: u32,
+    /// How it ended.
+    ended: Option<ExitStatus>,
+    input: File,
     lines: Receiver<String>,
     scratch: Scratch,
     shown: String,
@@ -34,24 +41,17 @@ impl Live {
     /// The same without settings of freezing.
     pub fn start_as_it_is(run: Run) -> Live {
         let run::Begun {
-            mut child,
+            child,
+            input,
+            output,
             scratch,
             shown,
         } = run.begin();
-        let input = child.stdin.take().expect("its input is a pipe");
-        let output = child.stdout.take().expect("its output is a pipe");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
         let live = Live {
-            child,
+            pid: child.id(),
+            ended: None,
             input,
-            lines,
+            lines: lines(move || output),
             scratch,
             shown,
         };
@@ -62,7 +62,7 @@ impl Live {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// The folder that it was given.
@@ -210,6 +210,14 @@ impl Live {
         self.state_of(self.pid())
     }
 
+    /// The state, if `rewarm status` can tell it now.
+    pub fn try_state(&self) -> Option<String> {
+        let pid = self.pid().to_string();
+        let output = self.rewarm(&["status", "--pid", &pid, "--json"]).output();
+        let report: Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+        report["state"].as_str().map(str::to_owned)
+    }
+
     /// Waits until a freeze or thaw that nobody watches is over, and tells the state.
     #[track_caller]
     pub fn settled(&self) -> String {
@@ -265,13 +273,57 @@ impl Live {
         unsafe { libc::kill(self.pid() as i32, signal) };
     }
 
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !"ZX".contains(state))
+    }
+
     /// Waits until it has ended.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        match run::wait(&mut self.child, LONGEST) {
+        match run::repeat(LONGEST, || self.try_wait()) {
             Some(status) => status,
             None => self.fail("it does not end"),
         }
+    }
+
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        let mut status = 0;
+        // SAFETY: an out-pointer to a local.
+        let found = unsafe { libc::waitpid(self.pid as i32, &mut status, libc::WNOHANG) };
+        if found == self.pid as i32 {
+            self.ended = Some(ExitStatus::from_raw(status));
+        }
+        self.ended
+    }
+
+    /// Insists that it was killed, as by who dumped it.
+    #[track_caller]
+    pub fn is_gone(&mut self) {
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+    }
+
+    /// Speaks with it again: it was restored.
+    #[track_caller]
+    pub fn is_back(&mut self) {
+        self.ended = None;
+        // Without somebody who reads, opening fails.
+        let opened = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(self.scratch.file("input"));
+        match opened {
+            Ok(input) => self.input = input,
+            Err(error) => self.fail(&format!("it does not read: {error}")),
+        }
+        // Before it may answer: without somebody who reads, writing ends it.
+        let output = File::open(self.scratch.file("output")).expect("the pipe is there");
+        self.lines = lines(move || output);
     }
 
     /// Lets it free all and end.
@@ -285,12 +337,25 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        if self.child.try_wait().ok().flatten().is_none() {
+        if self.ended.is_none() && self.try_wait().is_none() {
             // SAFETY: the group was made for this child, which is not reaped yet.
-            unsafe { libc::killpg(self.pid() as i32, libc::SIGKILL) };
-            let _ = self.child.wait();
+            unsafe { libc::killpg(self.pid as i32, libc::SIGKILL) };
+            self.wait();
         }
     }
+}
+
+/// What comes out of a file, line by line.
+fn lines(open: impl FnOnce() -> File + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(open()).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 /// Waits for a command of `rewarm` that was started in the background.

@@ -11,6 +11,7 @@
 
 mod apps;
 pub mod cli;
+pub mod criu;
 pub mod live;
 pub mod plugin;
 mod run;

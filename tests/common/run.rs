@@ -2,8 +2,10 @@
 
 use super::{Scratch, libraries, shared_library};
 use rewarm::control::{DeviceReport, ProcessReport};
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -47,6 +49,10 @@ pub struct Outcome {
 pub(super) struct Begun {
     /// Its process.
     pub(super) child: Child,
+    /// What it reads.
+    pub(super) input: File,
+    /// What it writes.
+    pub(super) output: File,
     /// The folder that it was given.
     pub(super) scratch: Scratch,
     /// How it was started.
@@ -204,13 +210,16 @@ impl Run {
         }
     }
 
-    /// Starts it with pipes for its input and output, in a process group of its own.
+    /// Starts it with named pipes for its input and output, which it finds again when
+    /// it was away, in a process group of its own.
     pub(super) fn begin(self) -> Begun {
         let scratch = Scratch::new();
         let mut command = self.command(&scratch);
+        let (stdin, input) = named_pipe(&scratch.file("input"));
+        let (output, stdout) = named_pipe(&scratch.file("output"));
         command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdin(stdin)
+            .stdout(stdout)
             .stderr(create(&scratch.file("stderr")))
             .process_group(0);
         let child = command
@@ -218,6 +227,8 @@ impl Run {
             .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
         Begun {
             child,
+            input,
+            output,
             scratch,
             shown: self.shown(),
         }
@@ -391,13 +402,41 @@ fn read_report(path: &Path) -> Option<ProcessReport> {
     )
 }
 
+/// A new named pipe: the end to read from, and the one to write to.
+fn named_pipe(path: &Path) -> (File, File) {
+    let name = CString::new(path.as_os_str().as_bytes()).expect("it has no zero byte");
+    // SAFETY: a string that ends.
+    let failed = unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0;
+    assert!(
+        !failed,
+        "{}: {}",
+        path.display(),
+        io::Error::last_os_error()
+    );
+    let open = |options: &mut OpenOptions| {
+        let opened = options.open(path);
+        opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    // An end alone would wait for the other.
+    let _both = open(OpenOptions::new().read(true).write(true));
+    (
+        open(OpenOptions::new().read(true)),
+        open(OpenOptions::new().write(true)),
+    )
+}
+
 /// Waits for the child; `None` if it does not end.
 pub(super) fn wait(child: &mut Child, longest: Duration) -> Option<ExitStatus> {
+    repeat(longest, || child.try_wait().expect("the child is ours"))
+}
+
+/// Tries again and again; `None` if nothing comes of it.
+pub(super) fn repeat<T>(longest: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {
-        if let Some(status) = child.try_wait().expect("the child is ours") {
-            return Some(status);
+        if let Some(result) = attempt() {
+            return Some(result);
         }
         if begun.elapsed() > longest {
             return None;

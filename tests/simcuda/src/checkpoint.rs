@@ -1,6 +1,8 @@
 //! `cuCheckpointProcess*`: locking, device memory that leaves and returns.
 
-use crate::codes::{Answer, ERROR_ILLEGAL_STATE, ERROR_NOT_READY, fail, require};
+use crate::codes::{
+    Answer, ERROR_ILLEGAL_STATE, ERROR_NOT_READY, ERROR_OUT_OF_MEMORY, fail, require,
+};
 use crate::memory::Kind;
 use crate::world::World;
 use parking_lot::{Condvar, Mutex};
@@ -13,6 +15,8 @@ pub const RUNNING: u32 = 0;
 pub const LOCKED: u32 = 1;
 /// `CU_PROCESS_STATE_CHECKPOINTED`.
 pub const CHECKPOINTED: u32 = 2;
+/// `CU_PROCESS_STATE_FAILED`.
+pub const FAILED: u32 = 3;
 
 /// A piece of a file of device memory while it is away.
 struct Saved {
@@ -125,15 +129,21 @@ impl Checkpoint {
             // Everything is saved, so all of the file may go, the unused parts too.
             let end = device.capacity.saturating_mul(4) + 4 * crate::device::PAGE;
             device.punch(0, end);
+            device.leave();
         }
+        world.staging.clear();
         state.state = CHECKPOINTED;
         Ok(())
     }
 
-    /// Brings the contents back.
-    pub fn restore(&self) -> Answer {
+    /// Brings the contents back. Where there is no room for them, the process is lost.
+    pub fn restore(&self, world: &World) -> Answer {
         let mut state = self.state.lock();
         require(state.state == CHECKPOINTED, ERROR_ILLEGAL_STATE)?;
+        if world.devices.iter().any(|device| !device.enter_again()) {
+            state.state = FAILED;
+            return fail(ERROR_OUT_OF_MEMORY);
+        }
         for mut saved in state.saved.drain(..) {
             transfer(saved.file, saved.offset, &mut saved.bytes, WRITE);
         }

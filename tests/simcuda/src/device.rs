@@ -170,6 +170,24 @@ impl Device {
         machine.map_or(0, |machine| machine.others(self.ordinal))
     }
 
+    /// Lets others have what this process uses, for as long as it is checkpointed.
+    pub fn leave(&self) {
+        if let Some(machine) = &self.machine {
+            machine.note(self.ordinal, 0);
+        }
+    }
+
+    /// Takes it again, if there is room.
+    pub fn enter_again(&self) -> bool {
+        let Ok(_turn) = self.turn() else { return false };
+        let used = self.used.load(Ordering::Acquire);
+        let fits = used.saturating_add(self.used_by_others()) <= self.capacity;
+        if fits {
+            self.note();
+        }
+        fits
+    }
+
     fn note(&self) {
         if let Some(machine) = &self.machine {
             machine.note(self.ordinal, self.used.load(Ordering::Acquire));

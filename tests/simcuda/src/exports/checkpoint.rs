@@ -92,7 +92,7 @@ fn here(world: &'static World, request: Request, argument: u32) -> Answer<u32> {
         Request::RestoreThread => Ok(checkpoint.restore_thread.load(Ordering::Acquire) as u32),
         Request::Lock => checkpoint.lock(world, argument).map(|()| 0),
         Request::Checkpoint => checkpoint.checkpoint(world).map(|()| 0),
-        Request::Restore => checkpoint.restore().map(|()| 0),
+        Request::Restore => checkpoint.restore(world).map(|()| 0),
         Request::Unlock => checkpoint.unlock().map(|()| 0),
     }
 }

@@ -1,0 +1,146 @@
+//! Who a process is: `/proc/PID/stat` and `/proc/PID/status`, see proc(5).
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// A process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Its pid.
+    pub pid: u32,
+    /// Its parent.
+    pub parent: u32,
+    /// Its process group.
+    pub group: u32,
+    /// Its session.
+    pub session: u32,
+    /// Its controlling terminal, 0 without one.
+    pub terminal: u64,
+    /// When it began, in clock ticks since the system did.
+    pub start_time: u64,
+    /// Its state's letter, such as `R` or `Z`.
+    pub state: char,
+    /// Who traces it, 0 if nobody does.
+    pub tracer: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its threads, its own first.
+    pub threads: Vec<u32>,
+    /// Its program.
+    pub executable: PathBuf,
+    /// Its memory that is in no file, in bytes.
+    pub memory_bytes: u64,
+    /// Namespaces in which it differs from this command, such as `pid`.
+    pub elsewhere: Vec<&'static str>,
+}
+
+impl Facts {
+    /// Looks at a process.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn look(pid: u32) -> io::Result<Facts> {
+        let read = |name: &str| {
+            let text = fs::read(format!("/proc/{pid}/{name}"))?;
+            io::Result::Ok(String::from_utf8_lossy(&text).into_owned())
+        };
+        let (stat, status) = (read("stat")?, read("status")?);
+        let mut facts = parse(pid, &stat)
+            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be understood")))?;
+        let number = |name, at| field(&status, name, at);
+        facts.tracer = number("TracerPid:", 0).unwrap_or(0) as u32;
+        facts.uid = number("Uid:", 1).unwrap_or(0) as u32;
+        let kinds = ["RssAnon:", "RssShmem:", "VmSwap:"];
+        let kib = kinds.iter().filter_map(|name| number(name, 0));
+        facts.memory_bytes = kib.sum::<u64>().saturating_mul(1024);
+        facts.threads = super::numbers_in(&format!("/proc/{pid}/task"));
+        facts.threads.sort_by_key(|thread| *thread != pid);
+        facts.executable = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        facts.elsewhere = elsewhere(pid);
+        Ok(facts)
+    }
+
+    /// Whether it has ended, and its parent has not asked for it yet.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// Everybody who can be seen, with the parent.
+pub(super) fn everybody() -> Vec<(u32, u32)> {
+    let parent = |pid: u32| {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid, parse(pid, &String::from_utf8_lossy(&stat))?.parent))
+    };
+    let pids = super::numbers_in("/proc");
+    pids.into_iter().filter_map(parent).collect()
+}
+
+/// The name in front of the fields may hold anything.
+fn parse(pid: u32, stat: &str) -> Option<Facts> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<_> = rest.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<i64>().ok().map(|n| n as u64);
+    Some(Facts {
+        pid,
+        state: fields.first()?.chars().next()?,
+        parent: number(1)? as u32,
+        group: number(2)? as u32,
+        session: number(3)? as u32,
+        terminal: number(4)?,
+        start_time: number(19)?,
+        ..Facts::default()
+    })
+}
+
+/// A number of a line of the status.
+fn field(status: &str, name: &str, at: usize) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().nth(at)?.parse().ok()
+}
+
+fn elsewhere(pid: u32) -> Vec<&'static str> {
+    let inode = |process: &str, name: &str| {
+        let found = fs::metadata(format!("/proc/{process}/{name}"));
+        found.map(|found| (found.dev(), found.ino())).ok()
+    };
+    let differs = |name: &&str| {
+        let path = format!("ns/{name}");
+        let its = inode(&pid.to_string(), &path);
+        its.is_some() && its != inode("self", &path)
+    };
+    let mut found: Vec<_> = ["pid", "mnt", "user"].into_iter().filter(differs).collect();
+    let root = inode(&pid.to_string(), "root");
+    if root.is_some() && root != inode("self", "root") {
+        found.push("root");
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_behind_any_name() {
+        let stat = "7 (a) S 9 (b)) R 5 6 4 34816 6 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0";
+        let facts = parse(7, stat).unwrap();
+        assert_eq!((facts.parent, facts.group, facts.session), (5, 6, 4));
+        assert_eq!((facts.state, facts.terminal), ('R', 34816));
+        assert_eq!(facts.start_time, 777);
+        assert_eq!(parse(7, "7 (sh"), None);
+    }
+
+    #[test]
+    fn this_process_is_known() {
+        let own = std::process::id();
+        let facts = Facts::look(own).unwrap();
+        assert_eq!(facts.parent, std::os::unix::process::parent_id());
+        assert_eq!(facts.threads[0], own);
+        assert!(facts.memory_bytes > 0 && facts.start_time > 0);
+        assert!(facts.elsewhere.is_empty());
+        assert!(everybody().contains(&(own, facts.parent)));
+    }
+}

@@ -1,0 +1,227 @@
+//! `criu dump`, and the commit while the processes stand still.
+
+use super::CheckpointArgs;
+use super::guardian::Guardian;
+use super::hook;
+use super::interrupts;
+use super::report::Report;
+use super::survey::Survey;
+use super::undo::Plan;
+use anyhow::{Context, Result, anyhow, bail};
+use rewarm::checkpoint::tree::{Member, Tree};
+use rewarm::checkpoint::{GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images};
+use rewarm::criu::pages::digest_pages;
+use rewarm::criu::tool::{Dump, Running};
+use rewarm::snapshot::Snapshot;
+use std::fs::{self, DirBuilder};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+use std::{env, thread};
+
+/// What CRIU may take at least, and the slowest rate of its writing.
+const LEAST: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 50_000_000;
+
+/// Dumps the tree. When this returns without an error, the folder is a checkpoint.
+pub(super) fn dump(
+    args: &CheckpointArgs,
+    survey: &Survey,
+    plan: &Plan,
+    guardian: &Guardian,
+    machine: Machine,
+    report: &mut Report,
+) -> Result<()> {
+    let work = Work::make()?;
+    let (mut asked, theirs) = UnixStream::pair()?;
+    asked.set_nonblocking(true)?;
+    let running = start(args, survey, guardian, &work.0, &theirs)?;
+    drop(theirs);
+    let committed = wait(args, survey, running, || {
+        let mut question = [0];
+        if !asked.read(&mut question).is_ok_and(|bytes| bytes == 1) {
+            return None;
+        }
+        let time = Instant::now();
+        let committed = commit(args, survey, plan, &machine, report);
+        report.seconds.commit = time.elapsed().as_secs_f64();
+        if committed.is_ok() && asked.write_all(&[hook::COMMITTED]).is_err() {
+            // CRIU has ended, so it lets the processes go on.
+            return Some(Err(anyhow!("criu dump ended before its time")));
+        }
+        // Without an answer CRIU lets the processes go on.
+        let _ = asked.shutdown(std::net::Shutdown::Both);
+        Some(committed)
+    });
+    if committed.is_err() && !interrupts::came() {
+        return committed.with_context(|| work.keep());
+    }
+    committed
+}
+
+fn start(
+    args: &CheckpointArgs,
+    survey: &Survey,
+    guardian: &Guardian,
+    work: &Path,
+    socket: &UnixStream,
+) -> Result<Running> {
+    let mut options = survey.options.of_dump();
+    if args.leave_running {
+        options.push("--leave-running".into());
+    }
+    let hook = env::current_exe().context("cannot find the executable")?;
+    let number = socket.as_raw_fd();
+    Ok(survey.criu.dump(&Dump {
+        pid: args.pid,
+        images: &survey.place.partial().join(IMAGES),
+        work,
+        options: &options,
+        hook: &hook,
+        environment: &[(hook::VARIABLE, number.to_string().into())],
+        descriptors: &[number, guardian.descriptor()],
+    })?)
+}
+
+/// Waits for CRIU, and for its question meanwhile.
+fn wait(
+    args: &CheckpointArgs,
+    survey: &Survey,
+    mut running: Running,
+    mut question: impl FnMut() -> Option<Result<()>>,
+) -> Result<()> {
+    let bytes = survey.tree.memory_bytes();
+    let usual = LEAST + Duration::from_secs(bytes / SLOWEST);
+    let limit = args.limit.map_or(usual, Duration::from_secs_f64);
+    let cancel = AtomicBool::new(false);
+    let mut committed = None;
+    let ended = running.wait(limit, &cancel, || {
+        if committed.is_none() {
+            committed = question();
+        }
+        // A checkpoint that is whole is not stopped any more.
+        let is_whole = matches!(committed, Some(Ok(())));
+        cancel.store(interrupts::came() && !is_whole, Relaxed);
+    });
+    match (committed, ended) {
+        (Some(Err(error)), _) => Err(error),
+        (_, Err(error)) => Err(error.into()),
+        (Some(Ok(())), Ok(())) => Ok(()),
+        (None, Ok(())) => bail!("criu dump ended without having its hook started"),
+    }
+}
+
+/// Makes the folder a checkpoint.
+fn commit(
+    args: &CheckpointArgs,
+    survey: &Survey,
+    plan: &Plan,
+    machine: &Machine,
+    report: &mut Report,
+) -> Result<()> {
+    let beside = survey.place.partial();
+    let folder = beside.join(IMAGES);
+    let tree = Tree::look(args.pid)?;
+    let (pages, images) = thread::scope(|scope| {
+        let pages = scope.spawn(|| digest_pages(&folder));
+        let images = images::seal(&folder);
+        (pages.join(), images)
+    });
+    let manifest = Manifest {
+        id: plan.id,
+        created: now(),
+        rewarm_version: env!("CARGO_PKG_VERSION").into(),
+        criu_version: survey.criu.version().to_string(),
+        machine: machine.clone(),
+        root: args.pid,
+        processes: tree
+            .members
+            .iter()
+            .map(|member| process(survey, member, report))
+            .collect(),
+        restore_options: survey.options.both.clone(),
+        files: files::of_tree(&tree),
+        images: images?,
+        pages: pages.map_err(|_| anyhow!("a thread has ended"))??,
+    };
+    report.images_bytes = manifest.bytes();
+    manifest.write(&beside)?;
+    interrupts::check()?;
+    Ok(survey.place.commit()?)
+}
+
+fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
+    let facts = &member.facts;
+    let pid = facts.pid;
+    let uses_cuda = survey.gpus.iter().any(|gpu| gpu.process.pid == pid);
+    let snapshot = report.snapshot_of(pid).map(|frozen| {
+        let folder = Path::new(GPU).join(pid.to_string());
+        let opened = Snapshot::open(&survey.place.partial().join(&folder));
+        let id = opened.map_or(0, |snapshot| snapshot.manifest().id);
+        (folder, frozen.bytes, id)
+    });
+    let gpu = match snapshot {
+        Some((folder, bytes, snapshot_id)) => Some(GpuEntry {
+            snapshot: Some(folder),
+            bytes,
+            snapshot_id,
+        }),
+        None => uses_cuda.then_some(GpuEntry {
+            snapshot: None,
+            bytes: 0,
+            snapshot_id: 0,
+        }),
+    };
+    ProcessEntry {
+        pid,
+        parent: facts.parent,
+        session: facts.session,
+        group: facts.group,
+        threads: facts.threads.clone(),
+        uid: facts.uid,
+        executable: facts.executable.clone(),
+        gpu,
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// A private folder for CRIU's log; removed, unless the log is of use.
+struct Work(PathBuf);
+
+impl Work {
+    fn make() -> Result<Work> {
+        let name = format!("rewarm-checkpoint-{}-{}", std::process::id(), now());
+        let path = env::temp_dir().join(name);
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Work(path))
+    }
+
+    /// Leaves the log, and says where.
+    fn keep(mut self) -> String {
+        let log = self.0.join(rewarm::criu::tool::DUMP_LOG);
+        match log.exists() {
+            true => {
+                self.0 = PathBuf::new();
+                format!("the checkpoint failed (CRIU's log is {})", log.display())
+            }
+            false => "the checkpoint failed".into(),
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}

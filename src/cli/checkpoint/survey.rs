@@ -1,0 +1,291 @@
+//! What there is, and everything that would make a checkpoint fail.
+
+use super::CheckpointArgs;
+use anyhow::{Result, bail};
+use rewarm::checkpoint::tree::{Facts, Kind, Member, Tree};
+use rewarm::checkpoint::{Options, Place, Problem, obstacles};
+use rewarm::control::{Process, ProcessError, ProcessReport, State};
+use rewarm::criu::tool::Criu;
+use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
+use std::fs;
+use std::path::Path;
+
+/// All that is known before anything is done.
+pub(super) struct Survey {
+    pub(super) tree: Tree,
+    pub(super) gpus: Vec<GpuProcess>,
+    /// Only where there is something on a GPU.
+    pub(super) driver: Option<CheckpointDriver>,
+    pub(super) criu: Criu,
+    pub(super) options: Options,
+    pub(super) place: Place,
+    /// What somebody should know who reads the result.
+    pub(super) notes: Vec<String>,
+}
+
+/// A process that uses CUDA.
+pub(super) struct GpuProcess {
+    pub(super) process: Process,
+    /// What rewarm in it says, if it is frozen first.
+    pub(super) freezable: Option<Box<ProcessReport>>,
+}
+
+impl Survey {
+    /// # Errors
+    /// Everything that stands in the way, at once.
+    pub(super) fn take(args: &CheckpointArgs, folder: &Path) -> Result<Survey> {
+        let root = Process::find(args.pid)?;
+        let tree = Tree::look(root.pid)?;
+        let mut problems = obstacles(&tree, args.tree);
+        let (place, found) = Place::find(folder, args.replace);
+        problems.extend(found);
+        let criu = criu(args, &mut problems);
+        let (driver, gpus) = gpus(&tree, &mut problems);
+        let mut notes = Vec::new();
+        room(&place, &tree, &gpus, &mut problems, &mut notes);
+        let options = Options::for_tree(&tree);
+        let needs_firewall = options.both.iter().any(|one| one == "--tcp-established");
+        if needs_firewall && !["iptables-restore", "nft"].into_iter().any(is_on_path) {
+            problems.push(Problem::new(
+                "the tree has established TCP connections, and neither iptables nor nft is installed",
+                "Install iptables, which CRIU needs to hold the connections still, or close them.",
+            ));
+        }
+        let Some(criu) = criu.filter(|_| problems.is_empty()) else {
+            bail!(told(args.pid, &problems));
+        };
+        Ok(Survey {
+            tree,
+            gpus,
+            driver,
+            criu,
+            options,
+            place,
+            notes,
+        })
+    }
+
+    /// The processes that write snapshots, with their users where those are others.
+    pub(super) fn snapshots(&self) -> Vec<(u32, Option<u32>)> {
+        let freezable = self.gpus.iter().filter(|gpu| gpu.freezable.is_some());
+        freezable
+            .map(|gpu| (gpu.process.pid, gpu.process.foreign_owner()))
+            .collect()
+    }
+}
+
+/// Every problem once, with the processes that have it.
+fn told(pid: u32, problems: &[Problem]) -> String {
+    let mut text = format!("process {pid} cannot be checkpointed:");
+    for problem in problems {
+        let who = problem.pid.map(|pid| format!("process {pid} "));
+        let Problem { what, advice, .. } = problem;
+        text += &format!("\n  {}{what}.\n    {advice}", who.unwrap_or_default());
+    }
+    text
+}
+
+fn criu(args: &CheckpointArgs, problems: &mut Vec<Problem>) -> Option<Criu> {
+    let advice = "CRIU's criu check tells more.";
+    let found = Criu::find(args.criu.as_deref())
+        .and_then(|criu| criu.check_all().map(|()| criu))
+        .map_err(|error| problems.push(Problem::new(error.to_string(), advice)));
+    found.ok()
+}
+
+fn gpus(tree: &Tree, problems: &mut Vec<Problem>) -> (Option<CheckpointDriver>, Vec<GpuProcess>) {
+    let candidates: Vec<_> = tree.members.iter().filter(|one| has_driver(one)).collect();
+    for member in &tree.members {
+        if !has_driver(member) && has_device(member) {
+            problems.push(device_without_cuda(member.pid()));
+        }
+    }
+    if candidates.is_empty() {
+        return (None, Vec::new());
+    }
+    let driver = match CheckpointDriver::open() {
+        Ok(driver) => driver,
+        Err(error) => {
+            let advice = "The processes use CUDA: install an NVIDIA driver of release 570 or later, and start rewarm where it is found.";
+            problems.push(Problem::new(error.to_string(), advice));
+            return (None, Vec::new());
+        }
+    };
+    let mut found = Vec::new();
+    for member in candidates {
+        match driver.state(member.pid()) {
+            Ok(CudaState::Running) => found.extend(look(member, problems)),
+            Ok(state) => problems.push(Problem::of(
+                member.pid(),
+                format!("is {state} already, says the driver"),
+                "Bring it back first: cuda-checkpoint --action restore, then --action unlock.",
+            )),
+            Err(CheckpointError::NotCuda { .. }) => {
+                if has_device(member) {
+                    problems.push(device_without_cuda(member.pid()));
+                }
+            }
+            Err(error) => {
+                let advice =
+                    "Look at nvidia-smi, and whether this is the driver that the process uses.";
+                problems.push(Problem::new(error.to_string(), advice));
+            }
+        }
+    }
+    if !found.is_empty() {
+        problems.extend(unsupported_modes());
+    }
+    (Some(driver), found)
+}
+
+/// Whether a process has the driver's library in it.
+fn has_driver(member: &Member) -> bool {
+    let is_driver = |name: &Path| name.to_string_lossy().contains("/libcuda.so");
+    member.mappings.iter().any(|one| is_driver(&one.name))
+}
+
+fn has_device(member: &Member) -> bool {
+    let is_device = |kind: &Kind| matches!(kind, Kind::Device { .. });
+    member.descriptors.iter().any(|one| {
+        is_device(&one.kind) && one.link.starts_with("/dev") && {
+            one.link.to_string_lossy().starts_with("/dev/nvidia")
+        }
+    })
+}
+
+fn device_without_cuda(pid: u32) -> Problem {
+    let what = "has the GPU open, but not through CUDA (NVML, graphics)";
+    Problem::of(
+        pid,
+        what,
+        "The driver cannot save that: have the process close it.",
+    )
+}
+
+/// What the driver's checkpoints do not know: seen from the machine.
+fn unsupported_modes() -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let capabilities = fs::read_dir("/proc/driver/nvidia/capabilities");
+    let has_instance = |gpu: fs::DirEntry| {
+        let instances = fs::read_dir(gpu.path().join("mig")).ok()?;
+        let mut names = instances.flatten().map(|one| one.file_name());
+        names.find(|name| name.to_string_lossy().starts_with("gi"))
+    };
+    let mut gpus = capabilities.into_iter().flatten().flatten();
+    if gpus.any(|gpu| has_instance(gpu).is_some()) {
+        let what = "a GPU is divided (MIG), and the driver cannot checkpoint processes there";
+        problems.push(Problem::new(what, "Use whole GPUs."));
+    }
+    let is_mps = |entry: fs::DirEntry| {
+        let name = fs::read_to_string(entry.path().join("comm"));
+        name.is_ok_and(|name| name.starts_with("nvidia-cuda-mps"))
+    };
+    let mut processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    if processes.any(is_mps) {
+        let what = "MPS is running, and the driver cannot checkpoint processes under it";
+        problems.push(Problem::new(what, "Start the processes without MPS."));
+    }
+    problems
+}
+
+/// What rewarm in a process says of freezing.
+fn look(member: &Member, problems: &mut Vec<Problem>) -> Option<GpuProcess> {
+    let pid = member.pid();
+    if member.facts.state == 'T' {
+        let advice = "It must run to let go of the GPU: send it SIGCONT.";
+        problems.push(Problem::of(pid, "is stopped", advice));
+        return None;
+    }
+    let process = Process::find(pid).ok()?;
+    let report = match process.connect().map(|client| client.status()) {
+        Ok(Ok(report)) => Some(report),
+        Ok(Err(error)) => {
+            let advice = "It runs under rewarm, but does not answer: see `rewarm status`.";
+            problems.push(Problem::new(error.to_string(), advice));
+            None
+        }
+        Err(ProcessError::Plain { .. } | ProcessError::NotActive { .. }) => None,
+        Err(error) => {
+            problems.push(Problem::new(error.to_string(), "See `rewarm status`."));
+            None
+        }
+    };
+    if let Some(report) = &report {
+        problems.extend(of_report(&member.facts, report));
+    }
+    let freezable = report
+        .filter(|report| report.memory.freezable)
+        .map(Box::new);
+    Some(GpuProcess { process, freezable })
+}
+
+fn of_report(facts: &Facts, report: &ProcessReport) -> Vec<Problem> {
+    let pid = facts.pid;
+    let mut problems = Vec::new();
+    match report.state {
+        State::Frozen => problems.push(Problem::of(
+            pid,
+            "is frozen already",
+            format!("Bring it back first: rewarm thaw --pid {pid}."),
+        )),
+        State::Freezing | State::Thawing => problems.push(Problem::of(
+            pid,
+            "is being frozen or thawed",
+            "Wait until that has ended.",
+        )),
+        State::Inert | State::Active | State::Disabled => {}
+    }
+    for (kind, bytes) in &report.memory.obstacles {
+        problems.push(Problem::of(
+            pid,
+            format!("has {bytes} bytes of {kind} memory, which the driver cannot checkpoint"),
+            "Start it so that it uses none: see \"What freezing cannot do\" in the README.",
+        ));
+    }
+    problems
+}
+
+/// Host memory must fit; device memory may turn out to be smaller, as zeroes are left
+/// out.
+fn room(
+    place: &Place,
+    tree: &Tree,
+    gpus: &[GpuProcess],
+    problems: &mut Vec<Problem>,
+    notes: &mut Vec<String>,
+) {
+    // A missing folder is told already.
+    let Ok(free) = place.free() else { return };
+    let host = tree.memory_bytes();
+    let device = gpus.iter().filter_map(|gpu| gpu.freezable.as_ref());
+    let device: u64 = device
+        .map(|report| {
+            report.memory.movable_bytes
+                - report
+                    .memory
+                    .discarded_bytes
+                    .min(report.memory.movable_bytes)
+        })
+        .sum();
+    let folder = place.folder.display();
+    let (in_free, in_host) = (super::text::bytes(free), super::text::bytes(host));
+    let in_device = super::text::bytes(device);
+    if host > free {
+        problems.push(Problem::new(
+            format!("{in_host} of host memory do not fit where {folder} is: {in_free} are free"),
+            "Free some space, or name another folder.",
+        ));
+    } else if host.saturating_add(device) > free {
+        notes.push(format!(
+            "{in_host} of host memory and {in_device} of device memory may not fit where {folder} is, unless much of it is zero: {in_free} are free"
+        ));
+    }
+}
+
+fn is_on_path(name: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(Into::into);
+    std::env::split_paths(&folders)
+        .chain(system)
+        .any(|folder| folder.join(name).is_file())
+}

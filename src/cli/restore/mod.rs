@@ -1,0 +1,96 @@
+//! `rewarm restore`: a process tree back from disk.
+//!
+//! Two processes take part ([`watch`]): one restores ([`flow`]), the other sees to it
+//! that nothing half alive is left when that fails.
+
+mod family;
+mod flow;
+mod gpu;
+mod report;
+mod watch;
+mod work;
+
+use super::{Usage, text};
+use anyhow::{Context, Result, bail};
+use rewarm::control::Thaw;
+use std::path::{self, Path, PathBuf};
+use std::process::ExitCode;
+pub(super) use watch::BrokenOff;
+use watch::{Side, Worker};
+
+const EXAMPLES: &str = "\
+The processes get their old pids. Without --detach this command stays until the first
+of them ends, passes signals on to it, and exits with its status (128 and the number
+of the signal that ended it).
+
+If anything fails, all that was restored is killed; the checkpoint stays as it is, and
+can be restored again, as often as wanted.
+
+Examples:
+  rewarm restore --from /var/checkpoints/qwen
+  rewarm restore --from /var/checkpoints/qwen --detach --json
+  rewarm restore --from /var/checkpoints/qwen --wait      (as long as others hold the GPU's memory)";
+
+/// Restore a process tree from a checkpoint on disk
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RestoreArgs {
+    /// folder that `rewarm checkpoint` made
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// return when all is restored, and leave the processes running
+    #[arg(long)]
+    detach: bool,
+    /// wait for enough free GPU memory; without SECONDS as long as it takes
+    #[arg(long, value_name = "SECONDS", value_parser = wait, num_args = 0..=1, require_equals = true, default_missing_value = "1e9")]
+    wait: Option<f64>,
+    /// have CRIU read all memory before the processes go on, without the page server
+    #[arg(long)]
+    no_lazy: bool,
+    /// the program [default: REWARM_CRIU, or criu on the PATH]
+    #[arg(long, value_name = "PATH")]
+    criu: Option<PathBuf>,
+    /// longest time that CRIU may take
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = limit)]
+    criu_timeout: f64,
+    /// print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn wait(text: &str) -> Result<f64, String> {
+    text::parse_seconds(text, Thaw::MAX_WAIT_SECONDS)
+}
+
+fn limit(text: &str) -> Result<f64, String> {
+    text::parse_seconds(text, 1e6)
+}
+
+pub(super) fn run(args: &RestoreArgs) -> Result<ExitCode> {
+    if args.from.as_os_str().is_empty() {
+        return Err(Usage("--from: the folder has no name").into());
+    }
+    let folder = path::absolute(&args.from).context("cannot find the current folder")?;
+    match watch::split()? {
+        Side::First(supervisor) => supervisor.supervise(args.detach),
+        Side::Worker(worker) => restore(args, &folder, &worker),
+    }
+}
+
+fn restore(args: &RestoreArgs, folder: &Path, worker: &Worker) -> Result<ExitCode> {
+    match flow::restore(args, folder, worker) {
+        Ok(report) => {
+            report.tell(args.json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if !error.has_begun => Err(error.why),
+        Err(error) => {
+            let left = worker.undo();
+            bail!(
+                "{:#}\n  {left}, and the checkpoint in {} is as it was: the restore can be tried again",
+                error.why,
+                folder.display()
+            )
+        }
+    }
+}
