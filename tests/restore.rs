@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::cli::{json, stderr, text};
+use common::cli::{json, text};
 use common::live::{Live, ended};
 use common::{Link, Run, app, criu, libraries};
 use rewarm::checkpoint::{
@@ -14,9 +14,10 @@ use rewarm::driver::{DeviceFacts, Devices};
 use rewarm::snapshot::Snapshot;
 use serde_json::Value;
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Does something with a process through the driver.
@@ -67,7 +68,6 @@ impl Saved {
                 .unwrap();
         }
         let tree = Tree::look(pid).unwrap();
-        let files = checkpoint::files::of_tree(&tree);
         let processes = tree.members.iter().map(|member| {
             let facts = &member.facts;
             ProcessEntry {
@@ -89,6 +89,7 @@ impl Saved {
             live.fail(&error);
         }
         live.is_gone();
+        let files = checkpoint::files::of_tree(&tree);
         let devices = Devices {
             driver_version: 13_000,
             devices: vec![sim_device()],
@@ -171,6 +172,86 @@ fn gpu(live: &Live, folder: &Path, frozen: bool) -> GpuEntry {
     }
 }
 
+/// Everything in a folder: names, modes, times and bytes.
+fn contents(folder: &Path) -> Vec<(PathBuf, u32, i64, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let facts = fs::symlink_metadata(&path).unwrap();
+            let bytes = match facts.is_dir() {
+                true => Vec::new(),
+                false => fs::read(&path).unwrap(),
+            };
+            found.push((path.clone(), facts.mode(), facts.mtime_nsec(), bytes));
+            if facts.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+impl Saved {
+    /// Insists that the restore fails and says all the words, that the checkpoint
+    /// stays as it is, that no process is left, and no folder to work in.
+    #[track_caller]
+    fn refused(&self, mut command: Command, words: &[&str]) -> String {
+        let before = contents(&self.folder);
+        command.arg("--detach");
+        let message = self.live.refused(command, words);
+        self.is_untouched(&before);
+        message
+    }
+
+    #[track_caller]
+    fn is_untouched(&self, before: &[(PathBuf, u32, i64, Vec<u8>)]) {
+        assert!(
+            contents(&self.folder) == before,
+            "the checkpoint has changed"
+        );
+        let pid = self.live.pid();
+        assert!(
+            !Path::new(&format!("/proc/{pid}")).exists(),
+            "process {pid} is left"
+        );
+        let left = fs::read_dir(self.live.scratch()).unwrap();
+        let mut names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.find(|name| name.starts_with("rewarm-restore")), None);
+    }
+
+    fn manifest(&self) -> Manifest {
+        Manifest::read(&self.folder).unwrap()
+    }
+
+    /// Another manifest in place of the own one, which is put back afterwards.
+    #[track_caller]
+    fn with_manifest(&self, change: impl FnOnce(&mut Manifest), words: &[&str]) {
+        let path = self.folder.join(checkpoint::NAME);
+        let kept = self.live.scratch().join("kept.json");
+        let mut manifest = self.manifest();
+        change(&mut manifest);
+        fs::rename(&path, &kept).unwrap();
+        manifest.write(&self.folder).unwrap();
+        self.refused(self.restoring(&[]), words);
+        fs::rename(&kept, &path).unwrap();
+    }
+
+    /// A file with other bytes, which are put back afterwards.
+    #[track_caller]
+    fn with_file(&self, name: &str, change: impl FnOnce(&mut Vec<u8>), words: &[&str]) {
+        let path = self.folder.join(name);
+        let kept = fs::read(&path).unwrap();
+        let mut bytes = kept.clone();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        self.refused(self.restoring(&[]), words);
+        fs::write(&path, kept).unwrap();
+    }
+}
+
 #[test]
 fn a_process_comes_back_as_often_as_wanted() {
     if criu::criu_or_skip().is_none() {
@@ -194,4 +275,292 @@ fn a_process_without_rewarm_comes_back() {
     let mut saved = Saved::plain();
     saved.restore();
     saved.live.quit();
+}
+
+#[test]
+fn what_does_not_fit_is_told_before_anything_starts() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::frozen();
+    let pid = saved.live.pid();
+
+    let mut command = saved.restoring(&[]);
+    command.env("SIMCUDA_VERSION", "12080");
+    saved.refused(command, &["another driver (CUDA 13.0)", "(CUDA 12.8)"]);
+    let mut command = saved.restoring(&[]);
+    command.env("SIMCUDA_MEMORY_MB", "8");
+    saved.refused(command, &["GPU 0", "too small", "Software GPU with 8 MiB"]);
+    let mut command = saved.restoring(&[]);
+    command.env("LD_LIBRARY_PATH", "");
+    saved.refused(command, &["libcuda.so.1", "use a GPU"]);
+
+    saved.with_manifest(
+        |other| other.machine.kernel = "99.1.0".into(),
+        &["Linux 99.1.0", "older"],
+    );
+    saved.with_manifest(
+        |other| other.machine.cpu_features.push("avx9999".into()),
+        &["CPU", "lacks", "avx9999"],
+    );
+    saved.with_manifest(
+        |other| other.machine.gpus[0].name = "H300".into(),
+        &["H300", "same model"],
+    );
+    saved.with_manifest(
+        |other| other.criu_version = "99.0".into(),
+        &["CRIU 99.0", "--criu"],
+    );
+    saved.with_manifest(
+        |other| other.files[0].bytes += 1,
+        &["was changed: it had", "put the file back"],
+    );
+    saved.with_manifest(
+        |other| other.files[0].path = "/no/such/library.so".into(),
+        &["/no/such/library.so: is missing"],
+    );
+    // Everything at once.
+    saved.with_manifest(
+        |other| {
+            other.machine.kernel = "99.1.0".into();
+            other.criu_version = "99.0".into();
+        },
+        &["Linux 99.1.0", "CRIU 99.0", "nothing was started"],
+    );
+
+    let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    let core = format!("images/core-{pid}.img");
+    saved.with_file(&core, flip, &[&core, "is damaged", "digest"]);
+    saved.with_file(&core, |bytes| bytes.truncate(5), &[&core, "it has 5 bytes"]);
+    saved.with_file("checkpoint.json", flip, &["checkpoint.json", "damaged"]);
+    saved.with_file(&format!("gpu/{pid}/manifest.json"), flip, &["damaged"]);
+    let away = saved.live.scratch().join("away");
+    let names = [
+        core,
+        "images/pages-1.img".to_owned(),
+        format!("gpu/{pid}/manifest.json"),
+    ];
+    for (name, word) in names
+        .iter()
+        .zip(["is missing", "is missing", "no snapshot"])
+    {
+        let file = saved.folder.join(name);
+        fs::rename(&file, &away).unwrap();
+        saved.refused(saved.restoring(&[]), &[word]);
+        fs::rename(&away, &file).unwrap();
+    }
+
+    let mode = |mode| fs::set_permissions(&saved.folder, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o770);
+    saved.refused(saved.restoring(&[]), &["others may write to it", "chmod"]);
+    mode(0o700);
+
+    saved.restore();
+    saved.live.quit();
+}
+
+#[test]
+fn a_pid_that_is_taken_is_told_and_by_whom() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::plain();
+    saved.restore();
+    let before = contents(&saved.folder);
+    let pid = saved.live.pid();
+    let words = [
+        &*format!("pids {pid}, "),
+        &*format!("taken by process {pid} (freeze"),
+        "end it",
+    ];
+    saved.live.refused(saved.restoring(&["--detach"]), &words);
+    saved.live.must("check");
+    // On its way, it is waited for.
+    saved.live.signal(libc::SIGKILL);
+    let restoring = saved
+        .restoring(&["--detach"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    saved.live.is_gone();
+    let output = ended(restoring);
+    assert!(output.status.success(), "{output:?}");
+    saved.live.is_back();
+    saved.live.must("quit");
+    saved.live.wait();
+    saved.is_untouched(&before);
+}
+
+/// A script in place of `criu`, which may call the real one as "$CRIU" "$@".
+fn fake(saved: &Saved, script: &str) -> PathBuf {
+    let path = saved.live.scratch().join("fake-criu");
+    let criu = criu::can_checkpoint().unwrap().display();
+    let text = format!(
+        "#!/bin/sh\nCRIU={criu}\ncase $1 in --version|check) exec $CRIU \"$@\";; esac\n{script}\n"
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn what_fails_midway_leaves_nobody_and_can_be_tried_again() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::frozen();
+    let pid = saved.live.pid();
+    let with = |script: String, words: &[&str]| {
+        let fake = fake(&saved, &script);
+        let criu = ["--criu", text(&fake), "--criu-timeout", "2"];
+        let again = "nothing of it was left running";
+        saved.refused(
+            saved.restoring(&criu),
+            &[words, &[again, "tried again"]].concat(),
+        );
+    };
+    with("exit 3".into(), &["criu restore failed", "status: 3"]);
+    with("sleep 1000".into(), &["longer than 2 s"]);
+    with(r#""$CRIU" "$@"; sleep 1000"#.into(), &["longer than 2 s"]);
+    with(r#""$CRIU" "$@"; exit 1"#.into(), &["criu restore failed"]);
+    let killed = format!("process {pid} was killed or ended");
+    with(format!(r#""$CRIU" "$@"; kill -9 {pid}"#), &[&killed]);
+    with(
+        r#""$CRIU" "$@" --action-script /bin/false"#.into(),
+        &["criu restore failed"],
+    );
+
+    saved.live.make_scarce(4096 << 20);
+    saved.refused(saved.restoring(&[]), &["memory", "tried again"]);
+    saved.live.make_scarce(0);
+    saved.restore();
+    saved.live.quit();
+}
+
+/// Waits until something holds.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn lives(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|status| !status.contains("State:\tZ"))
+}
+
+/// The children of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let all = rewarm::control::parents().into_iter();
+    all.filter(|(_, parent)| *parent == pid)
+        .map(|(child, _)| child)
+        .collect()
+}
+
+#[test]
+fn whoever_is_killed_nobody_half_alive_is_left() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::frozen();
+    let pid = saved.live.pid();
+    let before = contents(&saved.folder);
+    // The thaw waits for memory, with all else done.
+    saved.live.make_scarce(4096 << 20);
+    let hangs = fake(&saved, "\"$CRIU\" \"$@\"; sleep 1000");
+    for criu in [criu::can_checkpoint().unwrap(), &*hangs] {
+        for (signal, whom) in [
+            (libc::SIGKILL, "the first process"),
+            (libc::SIGKILL, "the worker"),
+            (libc::SIGTERM, "the first process"),
+            (libc::SIGINT, "the first process"),
+        ] {
+            let mut command = saved.restoring(&["--wait", "--criu", text(criu)]);
+            let mut restoring = command.stderr(Stdio::piped()).spawn().unwrap();
+            let first = restoring.id();
+            until("the process is back", || lives(pid));
+            let worker = children(first)[0];
+            let target = if whom == "the worker" { worker } else { first };
+            // SAFETY: our own child, or its child, neither waited for.
+            unsafe { libc::kill(target as i32, signal) };
+            until("it is killed again", || !lives(pid) && !lives(worker));
+            let status = restoring.wait().unwrap();
+            let expected = match whom {
+                "the worker" => Some(1),
+                _ if signal == libc::SIGKILL => None,
+                _ => Some(128 + signal),
+            };
+            assert_eq!(status.code(), expected, "{whom} {signal}");
+            until("its pid is free", || !reap_and_see(pid));
+            saved.is_untouched(&before);
+        }
+    }
+    saved.live.make_scarce(0);
+    saved.restore();
+    saved.live.quit();
+}
+
+/// Whether there is anything of a process, which may be ours to wait for.
+fn reap_and_see(pid: u32) -> bool {
+    // SAFETY: no status is asked for.
+    unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn in_the_foreground_signals_and_the_status_are_passed_on() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::plain();
+    let pid = saved.live.pid();
+    for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGUSR1, 138), (0, 0)] {
+        let mut command = saved.restoring(&[]);
+        let mut restoring = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(restoring.stdout.take().unwrap()).lines();
+        let line = said.next().unwrap().unwrap();
+        assert!(
+            line.contains(&format!("process {pid} is restored: ")),
+            "{line}"
+        );
+        saved.live.is_back();
+        saved.live.must("check");
+        if signal == 0 {
+            saved.live.must("quit");
+        } else {
+            // SAFETY: our own child, not waited for.
+            unsafe { libc::kill(restoring.id() as i32, signal) };
+        }
+        assert_eq!(restoring.wait().unwrap().code(), Some(code));
+        assert!(!lives(pid));
+    }
+}
+
+#[test]
+fn what_is_no_checkpoint_is_told() {
+    let scratch = common::Scratch::new();
+    let restore = |name: &str| {
+        let folder = scratch.file(name);
+        common::cli::rewarm(&["restore", "--from", text(&folder)])
+    };
+    let refused = common::cli::refused;
+    refused(&mut restore("nothing"), 1, &["there is no such folder"]);
+    fs::create_dir(scratch.file("empty")).unwrap();
+    refused(&mut restore("empty"), 1, &["holds no checkpoint"]);
+    fs::create_dir(scratch.file("images")).unwrap();
+    fs::write(scratch.file("images/inventory.img"), "").unwrap();
+    refused(
+        &mut restore("images"),
+        1,
+        &["plain `criu dump`", "rewarm page-server", "criu restore"],
+    );
+    refused(
+        &mut common::cli::rewarm(&["restore", "--from", ""]),
+        2,
+        &["--from"],
+    );
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0 | done |
 //! | 1 | the process does not use CUDA, or is gone |
-//! | 2 | the command line is wrong |
+//! | 2 | the command line is wrong; of a restore also: the GPU has too little memory |
 //! | other | the driver's error code, modulo 256; 46 and 47: there is no driver, or an old one |
 
 #[path = "cuda-checkpoint/arguments.rs"]
@@ -18,10 +18,12 @@ mod freezing;
 #[path = "cuda-checkpoint/steps.rs"]
 mod steps;
 
-use arguments::Nothing;
+use arguments::{Arguments, Nothing, Operation};
+use rewarm::driver::may_use_cuda;
 use std::env;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
 use steps::Failure;
 
@@ -64,14 +66,15 @@ fn complain(problem: &str, code: u8) -> ExitCode {
 /// Whether the caller would take the failure for "not a CUDA process". CRIU's plugin
 /// takes every exit code but 0 so when it asks for the restore thread, and would leave
 /// the process's GPU out of the image. A text in place of a number stops it.
-fn is_misread(arguments: &arguments::Arguments, failure: &Failure) -> bool {
-    arguments.operation == arguments::Operation::GetRestoreTid
+fn is_misread(arguments: &Arguments, failure: &Failure) -> bool {
+    arguments.operation == Operation::GetRestoreTid
         && !failure.is_not_cuda()
-        && has_in_maps(std::os::unix::process::parent_id(), "/cuda_plugin.so")
-        && has_in_maps(arguments.pid, "/libcuda.so")
+        && is_criu(parent_id())
+        && may_use_cuda(arguments.pid)
 }
 
-fn has_in_maps(pid: u32, name: &str) -> bool {
+/// Whether a process has CRIU's CUDA plugin in it.
+fn is_criu(pid: u32) -> bool {
     let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-    String::from_utf8_lossy(&maps).contains(name)
+    String::from_utf8_lossy(&maps).contains("/cuda_plugin.so")
 }

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 /// that names both.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// What takes long, as it is said.
+pub(super) const FREEZE: &str = "a freeze";
+pub(super) const THAW: &str = "a thaw";
+
 /// What a process can be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -38,8 +42,8 @@ impl Request {
         match self {
             Request::Status | Request::Discard(_) => None,
             Request::Prepare(_) => Some("a preparation"),
-            Request::Freeze(_) | Request::FreezeForLock(_) => Some("a freeze"),
-            Request::Thaw(_) | Request::ThawAfterLock(_) => Some("a thaw"),
+            Request::Freeze(_) | Request::FreezeForLock(_) => Some(FREEZE),
+            Request::Thaw(_) | Request::ThawAfterLock(_) => Some(THAW),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Work that takes long, beside the control thread.
 
-use super::protocol::{Request, Response, Versioned};
+use super::protocol::{FREEZE, Request, Response, THAW, Versioned};
 use super::server::Handler;
 use super::socket::{Guarded, Reach, Timed, reach};
-use super::{Progress, Thaw, frame};
+use super::{Progress, State, Thaw, frame};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -121,7 +121,17 @@ impl Work {
 
     /// Carries a request out that takes no time.
     pub(super) fn answer(&self, request: Request) -> Response {
-        (self.handler)(request, &Reporter::default())
+        let current = self.current.lock().name;
+        let mut response = (self.handler)(request, &Reporter::default());
+        // What was begun may have yet to change the state.
+        if let Response::Status(report) = &mut response {
+            report.state = match (current, report.state) {
+                (Some(FREEZE), State::Active) => State::Freezing,
+                (Some(THAW), State::Frozen) => State::Thawing,
+                (_, state) => state,
+            };
+        }
+        response
     }
 
     /// Begins a request that takes long. The client is spoken to from now on by
@@ -163,7 +173,7 @@ impl Work {
             if !current.is_for_lock {
                 return Ok(());
             }
-            current.name = Some("a thaw");
+            current.name = Some(THAW);
             Turn(self.current.clone())
         };
         let own = self.clone();

@@ -7,7 +7,8 @@ use rewarm::control::{
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a thaw waits for GPU memory that others may hold, in seconds. Nobody
 /// else would try again.
@@ -20,39 +21,67 @@ pub(crate) enum FreezingError {
     Process(#[from] ProcessError),
     #[error("{0}")]
     Control(#[from] ControlError),
+    #[error("a freeze or thaw is under way")]
+    Busy,
     #[error("REWARM_SNAPSHOT_DIR={} is not an absolute path", .0.display())]
     Relative(PathBuf),
 }
 
-/// Freezes a process, if it can and a folder for that is set. Tells whether it did.
+/// Freezes a process, if it can and a folder for that is set. Tells where the
+/// snapshot is.
 ///
 /// # Errors
 /// If it should have frozen and did not. It then goes on as before.
-pub(crate) fn freeze(process: &Process, timeout: Duration) -> Result<bool, FreezingError> {
-    // Who does not answer is left to the driver, as a process without rewarm is.
-    let Ok(report) = process.connect().map(|client| client.status()) else {
-        return Ok(false);
+pub(crate) fn freeze(
+    process: &Process,
+    timeout: Duration,
+) -> Result<Option<PathBuf>, FreezingError> {
+    let longest = match timeout.is_zero() {
+        true => Freeze::MAX_DRAIN_SECONDS,
+        false => timeout.as_secs_f64().min(Freeze::MAX_DRAIN_SECONDS),
     };
-    let Ok(report) = report else { return Ok(false) };
+    let Some(report) = settled(process, Duration::from_secs_f64(longest))? else {
+        return Ok(None);
+    };
     let Some(folder) = folder(process, &report)? else {
-        return Ok(false);
+        return Ok(None);
     };
+    let place = place(process, &folder);
     let request = Freeze {
-        to: place(process, &folder),
-        drain_seconds: if timeout.is_zero() {
-            Freeze::MAX_DRAIN_SECONDS
-        } else {
-            timeout.as_secs_f64().min(Freeze::MAX_DRAIN_SECONDS)
-        },
+        to: place.clone(),
+        drain_seconds: longest,
         budget_bytes: None,
     };
-    let frozen = process.connect()?.freeze_for_lock(request);
-    if let Err(error) = frozen {
+    if let Err(error) = process.connect()?.freeze_for_lock(request) {
         // If it freezes all the same, it thaws then.
         let _ = post_thaw(process);
+        remove_empty(process, &place);
         return Err(error.into());
     }
-    Ok(true)
+    Ok(Some(place))
+}
+
+/// What the process says when no freeze or thaw is under way, such as the thaw of an
+/// unlock just before. Who does not answer is left to the driver, as a process
+/// without rewarm is.
+fn settled(process: &Process, longest: Duration) -> Result<Option<ProcessReport>, FreezingError> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let begun = Instant::now();
+    loop {
+        let Ok(client) = process.connect() else {
+            return Ok(None);
+        };
+        let Ok(report) = client.status() else {
+            return Ok(None);
+        };
+        match report.state {
+            State::Freezing | State::Thawing if begun.elapsed() > longest => {
+                return Err(FreezingError::Busy);
+            }
+            State::Freezing | State::Thawing => thread::sleep(PAUSE),
+            _ => return Ok(Some(report)),
+        }
+    }
 }
 
 /// The folder that is set for the process, if it can be frozen.
@@ -105,13 +134,21 @@ fn host_name() -> OsString {
 }
 
 /// Thaws what this command froze, as it cannot be locked, and removes the snapshot.
-pub(crate) fn undo(process: &Process) -> Result<(), FreezingError> {
+pub(crate) fn undo(process: &Process, place: &Path) -> Result<(), FreezingError> {
     let request = Thaw {
         keep_snapshot: false,
         ..request()
     };
     process.connect()?.thaw(request, &mut |_| {})?;
+    remove_empty(process, place);
     Ok(())
+}
+
+/// Removes the folder of a snapshot that is not there. In a container it may stay.
+fn remove_empty(process: &Process, place: &Path) {
+    if !process.is_elsewhere() {
+        let _ = std::fs::remove_dir(place);
+    }
 }
 
 /// Leaves the request to thaw what a lock froze. Whoever was frozen otherwise stays

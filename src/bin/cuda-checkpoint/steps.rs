@@ -160,11 +160,15 @@ impl Target<'_> {
     fn lock(&self) -> Result<(), Failure> {
         let timeout = self.arguments.timeout;
         let is_running = self.state()? == CudaState::Running;
-        let is_frozen = is_running
-            && freezing::freeze(&self.process, timeout).map_err(self.freezing_failed("freeze"))?;
+        let frozen = match is_running {
+            true => freezing::freeze(&self.process, timeout),
+            false => Ok(None),
+        };
+        let frozen = frozen.map_err(self.freezing_failed("freeze"))?;
         let locked = self.driver.lock(self.pid(), timeout);
-        if locked.is_err() && is_frozen {
-            freezing::undo(&self.process).map_err(self.freezing_failed("lock or thaw"))?;
+        if let (Err(_), Some(place)) = (&locked, frozen) {
+            let undone = freezing::undo(&self.process, &place);
+            undone.map_err(self.freezing_failed("lock or thaw"))?;
         }
         locked.map_err(self.driver_failed("lock"))
     }

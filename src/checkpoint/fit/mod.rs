@@ -52,19 +52,31 @@ pub enum Misfit {
         /// In what way.
         how: String,
     },
-    /// A number that a process, thread, group or session needs is in use.
+    /// Numbers that processes, threads, groups or sessions need are in use.
     #[error(
-        "pid {pid} is taken by {holder}: the restored processes need their old pids, so end it, or restore in a pid namespace of its own (unshare --pid --fork --mount-proc)"
+        "{} taken by {holder}: the restored processes need their old pids, so end it, or restore in a pid namespace of its own (unshare --pid --fork --mount-proc)",
+        listed(pids)
     )]
     Pid {
-        /// The number.
-        pid: u32,
-        /// Who has it.
+        /// The numbers.
+        pids: Vec<u32>,
+        /// Who has them.
         holder: String,
     },
     /// The machine is not like the one that the checkpoint was made on.
     #[error("{0}")]
     Machine(String),
+}
+
+/// Numbers in words, the first few of them.
+fn listed(pids: &[u32]) -> String {
+    const MOST: usize = 4;
+    let first: Vec<_> = pids.iter().take(MOST).map(u32::to_string).collect();
+    match pids.len() {
+        1 => format!("pid {} is", first[0]),
+        2..=MOST => format!("pids {} are", first.join(", ")),
+        more => format!("pids {} and {} more are", first.join(", "), more - MOST),
+    }
 }
 
 /// Looks at all that can be told without the driver.

@@ -19,10 +19,10 @@ pub(super) fn check(manifest: &Manifest) -> Vec<Misfit> {
     let begun = Instant::now();
     loop {
         let taken = taken(&wanted);
-        let may_end = taken.values().all(|holder| holder.is_ending);
+        let may_end = taken.keys().all(|holder| holder.is_ending);
         if taken.is_empty() || !may_end || begun.elapsed() > PATIENCE {
-            let misfit = |(pid, holder): (u32, Holder)| Misfit::Pid {
-                pid,
+            let misfit = |(holder, pids): (Holder, Vec<u32>)| Misfit::Pid {
+                pids,
                 holder: holder.described,
             };
             return taken.into_iter().map(misfit).collect();
@@ -51,17 +51,20 @@ fn wanted(manifest: &Manifest) -> BTreeSet<u32> {
 }
 
 /// Who has a number.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Holder {
     described: String,
     is_ending: bool,
 }
 
-fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, Holder> {
-    let mut taken = BTreeMap::new();
+/// Who has which of the numbers.
+fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<Holder, Vec<u32>> {
+    let mut holders = BTreeMap::new();
     // Threads of others are not listed, but are there when asked for.
     for &pid in wanted {
-        if let Some(stat) = Stat::read(pid) {
-            taken.insert(pid, stat.holder(pid));
+        let leader = leader_of(pid);
+        if let Some(stat) = leader.and_then(Stat::read) {
+            holders.insert(pid, stat.holder(leader.unwrap_or(pid)));
         }
     }
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -71,14 +74,25 @@ fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<u32, Holder> {
         };
         for (number, what) in [(stat.group, "group"), (stat.session, "session")] {
             if wanted.contains(&number) {
-                taken.entry(number).or_insert_with(|| Holder {
+                holders.entry(number).or_insert_with(|| Holder {
                     described: format!("the {what} of process {pid} ({})", stat.name),
                     is_ending: stat.is_ending(),
                 });
             }
         }
     }
+    let mut taken: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (number, holder) in holders {
+        taken.entry(holder).or_default().push(number);
+    }
     taken
+}
+
+/// The process that a thread belongs to.
+fn leader_of(tid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok()
 }
 
 /// What `/proc/PID/stat` tells.
@@ -165,7 +179,8 @@ mod tests {
         // SAFETY: numbers only.
         let group = unsafe { libc::getpgrp() } as u32;
         let taken = taken(&[own, group].into());
-        assert!(taken.contains_key(&own) && taken.contains_key(&group));
-        assert!(!taken[&own].is_ending);
+        let numbers: BTreeSet<_> = taken.values().flatten().copied().collect();
+        assert_eq!(numbers, [own, group].into());
+        assert!(taken.keys().all(|holder| !holder.is_ending));
     }
 }

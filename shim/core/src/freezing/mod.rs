@@ -16,6 +16,7 @@ mod devices;
 mod drain;
 mod error;
 mod freeze;
+mod gathered;
 mod incoming;
 mod outgoing;
 mod report;
