@@ -23,6 +23,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
 use rewarm::control::ProcessError;
+use rewarm::criu::pages::SERVE;
 use std::process::ExitCode;
 
 /// Something that rewarm needs is missing, or what was asked for failed.
@@ -62,6 +63,8 @@ enum Command {
     CheckpointGuardian(checkpoint::GuardianArgs),
     Restore(restore::RestoreArgs),
     PageServer(page_server::PageServerArgs),
+    #[command(name = SERVE, hide = true)]
+    ServePages,
     Doctor(doctor::DoctorArgs),
 }
 
@@ -81,6 +84,7 @@ pub(crate) fn main() -> ExitCode {
         Command::CheckpointGuardian(args) => checkpoint::run_guardian(&args),
         Command::Restore(args) => restore::run(&args),
         Command::PageServer(args) => page_server::run(&args),
+        Command::ServePages => page_server::serve_pages(),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -22,8 +22,8 @@ pub(super) fn during<T>(
     if !stderr().is_terminal() {
         return work();
     }
-    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or(ProgressStyle::default_bar());
-    let bar = ProgressBar::new(bytes).with_style(style).with_prefix(doing);
+    let bar = self::bytes(doing);
+    bar.set_length(bytes);
     let is_over = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let draw = || {
@@ -43,6 +43,19 @@ pub(super) fn during<T>(
     });
     bar.finish_and_clear();
     result
+}
+
+/// A bar for a number of bytes, on a terminal only.
+pub(super) fn bytes(doing: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or(ProgressStyle::default_bar());
+    let target = if stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    ProgressBar::with_draw_target(None, target)
+        .with_style(style)
+        .with_prefix(doing)
 }
 
 /// One bar for each of several processes, on a terminal only.

@@ -1,0 +1,152 @@
+//! What processes say: faults, and changes of their address spaces.
+
+use super::PagesError;
+use super::fill::Filling;
+use super::task::{Place, Task};
+use parking_lot::RwLock;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// Events that are taken from epoll(7) at once.
+const BATCH: usize = 64;
+
+/// Most processes of one restore.
+const MOST_TASKS: usize = 1 << 16;
+
+/// All processes, and who listens to them.
+pub(super) struct Tasks {
+    list: RwLock<Vec<Arc<Task>>>,
+    epoll: OwnedFd,
+    filling: Arc<Filling>,
+}
+
+impl Tasks {
+    /// # Errors
+    /// The system's.
+    pub(super) fn new(filling: Arc<Filling>) -> io::Result<Tasks> {
+        // SAFETY: a system call with an integer.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if epoll < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Tasks {
+            list: RwLock::default(),
+            // SAFETY: fresh, and nobody else's.
+            epoll: unsafe { OwnedFd::from_raw_fd(epoll) },
+            filling,
+        })
+    }
+
+    /// Fills a process from now on.
+    ///
+    /// # Errors
+    /// The system's, and too many processes.
+    pub(super) fn add(&self, task: Task) -> Result<(), PagesError> {
+        let raw = task.uffd().raw();
+        let task = Arc::new(task);
+        let number = {
+            let mut list = self.list.write();
+            list.push(task.clone());
+            list.len() - 1
+        };
+        if number >= MOST_TASKS {
+            let text = format!("more than {MOST_TASKS} processes");
+            return Err(PagesError::Protocol(text));
+        }
+        self.filling.queue.add(task);
+        self.listen(raw, number)
+            .map_err(|error| PagesError::system("listening to a process", error))
+    }
+
+    fn listen(&self, raw: RawFd, number: usize) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: number as u64,
+        };
+        // SAFETY: open descriptors, one structure.
+        let added = unsafe {
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                raw,
+                &raw mut event,
+            )
+        };
+        match added {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Listens as long as nothing goes wrong. `forked` is told of children before
+    /// they run.
+    pub(super) fn listen_to_all(&self, forked: &dyn Fn(&Task) -> io::Result<()>) {
+        loop {
+            let heard = self.wait();
+            let heard = heard.map_err(|error| PagesError::system("epoll", error));
+            let told = heard.and_then(|numbers| {
+                numbers.into_iter().try_for_each(|number| {
+                    let task = self.list.read()[number].clone();
+                    self.hear(&task, forked)
+                })
+            });
+            if let Err(error) = told {
+                return self.filling.queue.fail(error);
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<usize>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
+        // SAFETY: room for so many events.
+        let got = unsafe {
+            libc::epoll_wait(
+                self.epoll.as_raw_fd(),
+                events.as_mut_ptr(),
+                BATCH as libc::c_int,
+                -1,
+            )
+        };
+        if got < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::Interrupted => Ok(Vec::new()),
+                _ => Err(error),
+            };
+        }
+        let events = &events[..got as usize];
+        Ok(events.iter().map(|event| event.u64 as usize).collect())
+    }
+
+    fn hear(
+        &self,
+        task: &Arc<Task>,
+        forked: &dyn Fn(&Task) -> io::Result<()>,
+    ) -> Result<(), PagesError> {
+        let mut trouble = Ok(());
+        let faults = task.read_events(|child| {
+            let told = forked(&child).map_err(|error| PagesError::system("a fork", error));
+            let added = told.and_then(|()| self.add(child));
+            if added.is_err() {
+                trouble = added;
+            }
+        });
+        trouble?;
+        let faults = faults.map_err(|error| PagesError::system("userfaultfd", error))?;
+        let totals = &self.filling.totals;
+        for address in faults {
+            totals.add_fault();
+            match task.place(address) {
+                Place::Pending(block) => self.filling.queue.urgent(task.clone(), block, address),
+                Place::Claimed => {}
+                Place::Zero => {
+                    if task.zero(address)? {
+                        totals.add_zero();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! The page server: fills the memory of processes that CRIU restores with lazy
+//! pages, in place of `criu lazy-pages`, with many reads at once.
+//!
+//! `criu restore --lazy-pages` connects to `lazy-pages.socket` and hands over a
+//! userfaultfd for each process, while it leaves their memory empty. A thread that
+//! touches a page which is not there waits until the owner of that descriptor
+//! fills it. If nobody owns it any more, the page **silently becomes zero**. So
+//! two processes own each of them, and each kills the restored processes when the
+//! other dies too early:
+//!
+//! - the *guard* is the process that restores (`guard.rs`): it takes the
+//!   descriptors from CRIU, keeps duplicates, and knows the processes by pidfd;
+//! - the *server* is a child of it (`server.rs`): workers (`fill.rs`) claim blocks
+//!   of 1 MiB of the files of pages (`queue.rs`), those first that a thread waits
+//!   for, read them as [`crate::pages`] does, verify their digests, and copy them
+//!   to where they belong (`task.rs`).
+//!
+//! Processes run meanwhile, and change their address spaces: `events.rs` reads what
+//! they say, and `layout.rs` follows it. Two rules keep that right. The system
+//! refuses to fill anything between a change and the reading of its event; and
+//! events are read with a lock held that every copy needs, so that none is made
+//! between the reading of an event and what it means.
+//!
+//! Two things stay unseen, as for CRIU's own server: a child forked while pages
+//! are still missing finds its parent's bytes in memory that was advised
+//! `MADV_WIPEONFORK`; and one thread's munmap(2) racing with another's mremap(2)
+//! to the same place may be told in the wrong order.
+
+mod ahead;
+mod digests;
+mod error;
+mod events;
+mod fill;
+mod guard;
+mod layout;
+mod link;
+mod protocol;
+mod queue;
+mod server;
+mod socket;
+mod task;
+mod totals;
+mod uffd;
+mod victims;
+
+pub use ahead::{Prefetched, prefetch};
+pub use digests::{PageDigests, digest_pages};
+pub use error::PagesError;
+pub use guard::{PageServer, PageServerOptions, SERVE};
+pub use server::serve;
+use totals::Totals;
+pub use totals::{PageProgress, PageReport};
+pub use uffd::can_serve;

@@ -1,0 +1,174 @@
+//! CRIU's side: `lazy-pages.socket` (`criu/uffd.c`).
+//!
+//! One connection. For each process its number as the images have it, in 32 bits
+//! with a sign: negative for a zombie, of which nothing more comes. Then one byte
+//! with the process's userfaultfd. After all of them, a last word. No answer is
+//! expected.
+
+use super::PagesError;
+use super::link;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const NAME: &str = "lazy-pages.socket";
+
+/// The word after the last process (`LAZY_PAGES_RESTORE_FINISHED`).
+const FINISHED: u32 = 0x5253_5446;
+
+/// Where CRIU finds its page server.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// What CRIU says.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// A process to fill.
+    Task {
+        /// As the images have it.
+        pid: i32,
+        /// As it is called here.
+        real: u32,
+        uffd: OwnedFd,
+    },
+    /// All processes are at their place.
+    Finished,
+}
+
+impl Door {
+    /// Opens it in CRIU's work folder, in place of one that is left there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn open(work: &Path) -> Result<Door, PagesError> {
+        let path = work.join(NAME);
+        let listener = bind(work, &path);
+        let listener =
+            listener.map_err(|error| PagesError::system(path.display().to_string(), error))?;
+        Ok(Door { listener, path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether somebody has come within the limit.
+    pub(super) fn waits(&self, limit: Duration) -> bool {
+        is_readable(&self.listener, limit)
+    }
+
+    /// # Errors
+    /// The system's, and if it is another user who came.
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        let (stream, _) = self.listener.accept()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// By way of the open folder: names of sockets are short.
+fn bind(work: &Path, path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        _ => {}
+    }
+    let folder = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY)
+        .open(work)?;
+    let short = format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd());
+    let listener = UnixListener::bind(&short)?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let yes: libc::c_int = 1;
+    // Connections inherit it.
+    // SAFETY: an open socket, an integer.
+    let set = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            (&raw const yes).cast(),
+            size_of_val(&yes) as libc::socklen_t,
+        )
+    };
+    match set {
+        0 => Ok(listener),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits until there is something to read.
+pub(super) fn is_readable(socket: &impl AsRawFd, limit: Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one structure.
+    unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as libc::c_int) == 1 }
+}
+
+/// The next thing that CRIU says; zombies are passed over.
+///
+/// # Errors
+/// The system's, an early end, and what is not the protocol.
+pub(super) fn next(stream: &UnixStream) -> Result<Said, PagesError> {
+    loop {
+        let word = word(stream)?;
+        if word == FINISHED {
+            return Ok(Said::Finished);
+        }
+        let pid = word as i32;
+        if pid < 0 {
+            continue;
+        }
+        let mut byte = [0];
+        let mut received = link::receive(stream.as_fd(), &mut byte).map_err(failed)?;
+        let real = received.sender.and_then(|pid| u32::try_from(pid).ok());
+        let (1, Some(uffd), true, Some(real @ 1..)) = (
+            received.bytes,
+            received.descriptors.pop(),
+            received.descriptors.is_empty(),
+            real,
+        ) else {
+            let text = format!("process {pid} comes without its userfaultfd");
+            return Err(PagesError::Protocol(text));
+        };
+        return Ok(Said::Task { pid, real, uffd });
+    }
+}
+
+fn word(stream: &UnixStream) -> Result<u32, PagesError> {
+    let mut word = [0; 4];
+    let mut got = 0;
+    while got < word.len() {
+        let received = link::receive(stream.as_fd(), &mut word[got..]).map_err(failed)?;
+        if received.bytes == 0 {
+            let text = "criu ended before all processes were restored";
+            return Err(PagesError::Protocol(text.into()));
+        }
+        if !received.descriptors.is_empty() {
+            let text = "a userfaultfd of no process";
+            return Err(PagesError::Protocol(text.into()));
+        }
+        got += received.bytes;
+    }
+    Ok(u32::from_ne_bytes(word))
+}
+
+fn failed(error: io::Error) -> PagesError {
+    PagesError::system("lazy-pages.socket", error)
+}
