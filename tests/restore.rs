@@ -222,6 +222,14 @@ impl Saved {
         assert_eq!(names.find(|name| name.starts_with("rewarm-restore")), None);
     }
 
+    /// The largest file of pages.
+    fn pages(&self) -> String {
+        let images = self.manifest().images.into_iter();
+        let pages = images.filter(|image| image.name.starts_with("pages-"));
+        let largest = pages.max_by_key(|image| image.bytes).unwrap();
+        format!("{IMAGES}/{}", largest.name)
+    }
+
     fn manifest(&self) -> Manifest {
         Manifest::read(&self.folder).unwrap()
     }
@@ -283,7 +291,7 @@ fn memory_comes_back_without_the_page_server_and_verified_too() {
         return;
     }
     let mut saved = Saved::plain();
-    let pages = saved.folder.join("images/pages-1.img");
+    let pages = saved.folder.join(saved.pages());
     let whole = fs::read(&pages).unwrap();
     let mut damaged = whole.clone();
     damaged[whole.len() / 3] ^= 1;
@@ -388,23 +396,23 @@ fn what_does_not_fit_is_told_before_anything_starts() {
     saved.with_file(&core, |bytes| bytes.truncate(5), &[&core, "it has 5 bytes"]);
     saved.with_file("checkpoint.json", flip, &["checkpoint.json", "damaged"]);
     saved.with_file(&format!("gpu/{pid}/manifest.json"), flip, &["damaged"]);
-    let pages = "images/pages-1.img";
+    let pages = &*saved.pages();
     let middle = |bytes: &mut Vec<u8>| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
     };
-    saved.with_file(pages, middle, &["pages-1.img", "damaged"]);
+    saved.with_file(
+        pages,
+        middle,
+        &[pages, "not what was written", "criu restore failed"],
+    );
     saved.with_file(
         pages,
         |bytes| bytes.truncate(4096),
-        &["pages-1.img", "4096 bytes"],
+        &[pages, "it has 4096 bytes"],
     );
     let away = saved.live.scratch().join("away");
-    let names = [
-        core,
-        "images/pages-1.img".to_owned(),
-        format!("gpu/{pid}/manifest.json"),
-    ];
+    let names = [core, pages.to_owned(), format!("gpu/{pid}/manifest.json")];
     for (name, word) in names
         .iter()
         .zip(["is missing", "is missing", "no snapshot"])

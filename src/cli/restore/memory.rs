@@ -4,9 +4,10 @@
 use super::super::{progress, text};
 use super::RestoreArgs;
 use super::watch::Worker;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use rewarm::checkpoint::{IMAGES, Manifest};
 use rewarm::criu::pages::{PageReport, PageServer, PageServerOptions, can_serve, digest_pages};
+use rewarm::criu::tool::CriuError;
 use std::path::Path;
 use std::time::Duration;
 
@@ -98,14 +99,16 @@ impl Memory {
         }
     }
 
-    /// If the page server failed, it killed the processes, and all else followed.
+    /// If the page server failed, it killed the processes, and all else followed. If
+    /// CRIU did, either may be the cause.
     pub(super) fn cause_of(mut self, error: anyhow::Error) -> anyhow::Error {
-        match &mut self {
-            Memory::Server(server) => match server.wait_for(CONFESSION) {
-                Some(Err(cause)) => cause.into(),
-                _ => error,
-            },
-            Memory::Criu => error,
+        let Memory::Server(server) = &mut self else {
+            return error;
+        };
+        match server.wait_for(CONFESSION) {
+            Some(Err(cause)) if error.is::<CriuError>() => anyhow!("{cause}\n  {error:#}"),
+            Some(Err(cause)) => cause.into(),
+            _ => error,
         }
     }
 }
