@@ -2,6 +2,7 @@
  * Preloaded: files whose name ends in FAULTY_NAME are faulty, in the way of
  * FAULTY_DO.
  *   eio     reads fail that cover the byte at FAULTY_AT
+ *   hang    reads never end that cover the byte at FAULTY_AT
  *   change  the byte at FAULTY_AT is another one from its second reading on
  *   vanish  the file or folder is removed just before it is opened
  *   refuse  it cannot be opened
@@ -77,6 +78,7 @@ ssize_t pread64(int fd, void *to, size_t bytes, off64_t offset)
         errno = EIO;
         return -1;
     }
+    while (is_mode("hang")) pause();
     ssize_t got = real(fd, to, bytes, offset);
     if (is_mode("change") && got > at - offset && atomic_fetch_add(&readings, 1) > 0)
         ((unsigned char *)to)[at - offset] ^= 0x55;
