@@ -16,6 +16,8 @@ pub mod digest;
 pub mod driver;
 pub mod lanes;
 pub mod pages;
+#[cfg(feature = "cli")]
+pub mod preload;
 mod sealed;
 pub mod snapshot;
 #[cfg(feature = "cli")]

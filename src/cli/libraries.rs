@@ -1,11 +1,10 @@
 //! Where the libraries are that go into a process.
 
+use rewarm::preload::FRONT;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The preloaded library; it opens the core from its own folder.
-pub(super) const FRONT: &str = "librewarm.so";
 const CORE: &str = "librewarm_core.so";
 const SIM: &str = "sim/libcuda.so.1";
 

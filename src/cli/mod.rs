@@ -10,7 +10,6 @@ mod libraries;
 mod load;
 mod page_server;
 mod prefetch;
-mod preload;
 mod progress;
 mod restore;
 mod run;

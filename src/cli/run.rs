@@ -2,10 +2,11 @@
 
 use super::flags::{All, SettingFlags};
 use super::libraries::Libraries;
-use super::{preload, target};
+use super::target;
 use anyhow::{Context, Result, bail};
 use rewarm::config::PREWARM_PID;
 use rewarm::control::StatsFile;
+use rewarm::preload;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -61,6 +62,10 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     }
     if let Some(path) = &settings.log {
         command.env("REWARM_LOG", prepare_log(path)?);
+    }
+    if let Some(path) = &settings.snapshot_dir {
+        let path = path::absolute(path).context("cannot find the current folder")?;
+        command.env("REWARM_SNAPSHOT_DIR", path);
     }
     if let Some(path) = &settings.stats {
         let path = path::absolute(path).context("cannot find the current folder")?;

@@ -298,6 +298,7 @@ mod tests {
                 staging_bytes: 128 << 20,
                 min_copy_bytes: 2 << 20,
                 parallel_restore: true,
+                snapshot_dir: None,
                 notes: vec!["something was clamped".into()],
             },
             context: ContextReport {

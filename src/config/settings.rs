@@ -3,7 +3,7 @@
 use super::run_dirs::{effective_uid, run_dirs_of};
 use super::table::{
     CHUNK, DISABLE, FREEZABLE, LANES, LOG, MIN_COPY, PARALLEL, PREWARM, PREWARM_PID, READ_FILES,
-    READ_STRATEGY, RUN_DIR, STAGING, STATS, Setting, Value,
+    READ_STRATEGY, RUN_DIR, SNAPSHOT_DIR, STAGING, STATS, Setting, Value,
 };
 use super::{Note, Strategy};
 use std::ffi::OsString;
@@ -34,6 +34,8 @@ pub struct Settings {
     pub chunk_bytes: usize,
     /// Whether device memory can be frozen.
     pub freezable: bool,
+    /// Folder in which `cuda-checkpoint` makes snapshots.
+    pub snapshot_dir: Option<PathBuf>,
     /// Whether processes prewarm.
     pub prewarm: bool,
     /// The process that prewarms for certain.
@@ -108,6 +110,7 @@ fn read(lookup: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<BadValue>) 
         lanes: reader.number(&LANES),
         chunk_bytes: reader.number(&CHUNK) << 20,
         freezable: reader.switch(&FREEZABLE),
+        snapshot_dir: reader.path(&SNAPSHOT_DIR),
         prewarm: reader.switch(&PREWARM),
         prewarm_pid,
         staging_bytes: reader.number(&STAGING) << 20,
@@ -214,6 +217,7 @@ mod tests {
             ("REWARM_MIN_COPY_KB", "64"),
             ("REWARM_STATS", "/tmp/s.json"),
             ("REWARM_RUN_DIR", "/somewhere"),
+            ("REWARM_SNAPSHOT_DIR", "/snapshots"),
             ("REWARM_PREWARM_PID", "77"),
             ("REWARM_READ_STRATEGY", "io_uring"),
             ("REWARM_READ_FILES", "0"),
@@ -224,6 +228,10 @@ mod tests {
         assert_eq!(settings.min_copy_bytes, 64 << 10);
         assert_eq!(settings.stats.as_deref(), Some(Path::new("/tmp/s.json")));
         assert_eq!(settings.run_dirs, [Path::new("/somewhere")]);
+        assert_eq!(
+            settings.snapshot_dir.as_deref(),
+            Some(Path::new("/snapshots"))
+        );
         assert_eq!(settings.prewarm_pid, Some(77));
         assert_eq!(settings.read_strategy, Strategy::Uring);
         assert!(!settings.read_files);

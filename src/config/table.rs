@@ -274,10 +274,18 @@ pub(super) const RUN_DIR: Setting = Setting {
     meaning: "folder of the control sockets",
 };
 
+pub(super) const SNAPSHOT_DIR: Setting = Setting {
+    name: "REWARM_SNAPSHOT_DIR",
+    flag: named("snapshot-dir", "DIR"),
+    kind: Kind::Path { default: "none" },
+    meaning: "folder in which `cuda-checkpoint` makes a snapshot of a freezable process that it locks; without it, it does what NVIDIA's does",
+};
+
 /// Every setting that users may give.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 14] = [
     PREWARM,
     FREEZABLE,
+    SNAPSHOT_DIR,
     PARALLEL,
     LANES,
     CHUNK,

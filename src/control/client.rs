@@ -124,6 +124,30 @@ impl Client {
         }
     }
 
+    /// Freezes the process because the driver is about to lock it: the same, but
+    /// that [`Client::post_thaw`] undoes it.
+    ///
+    /// # Errors
+    /// As [`Client::freeze`].
+    pub fn freeze_for_lock(self, request: Freeze) -> Result<FreezeReport, ControlError> {
+        match self.work(Request::FreezeForLock(request), &mut |_| {})? {
+            Response::Frozen(report) => Ok(report),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Leaves the request to thaw what was frozen for a lock, and waits for nothing:
+    /// the process finds it as soon as it runs. A freeze under way is thawed after.
+    /// What was frozen for another reason stays frozen.
+    ///
+    /// # Errors
+    /// If the request cannot be left.
+    pub fn post_thaw(self, request: Thaw) -> Result<(), ControlError> {
+        let mut timed = Timed::new(&self.stream, PATIENCE);
+        frame::write(&mut timed, &Versioned::new(Request::ThawAfterLock(request)))
+            .map_err(|source| self.broken_off(source, PATIENCE))
+    }
+
     /// Thaws the process, and tells meanwhile how far that is. Takes as long as it
     /// takes.
     ///

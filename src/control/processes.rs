@@ -238,6 +238,7 @@ impl Process {
         } else {
             folders.extend(Settings::from_env().0.run_dirs);
         }
+        folders.extend(self.folders_of_listeners());
         let mut seen = Vec::new();
         folders.retain(|folder| {
             let fresh = !seen.contains(folder) && self.is_trusted(folder);
@@ -245,6 +246,23 @@ impl Process {
             fresh
         });
         folders
+    }
+
+    /// Where somebody listens under its pid. Its environment cannot always be read:
+    /// not while a page server fills the process.
+    fn folders_of_listeners(&self) -> Vec<PathBuf> {
+        /// `__SO_ACCEPTCON` of Linux, as `/proc/net/unix` prints it.
+        const LISTENING: &str = "00010000";
+        let name = format!("/{}.sock", self.own_pid().unwrap_or(self.pid));
+        let sockets = fs::read_to_string(self.folder.join("net/unix")).unwrap_or_default();
+        let folder = |line: &str| {
+            let mut fields = line.split_whitespace();
+            let is_listening = fields.nth(3)? == LISTENING;
+            let path = fields.nth(3)?.strip_suffix(&name)?;
+            let is_absolute = path.starts_with('/');
+            (is_listening && is_absolute).then(|| self.folder_from_here(Path::new(path)))
+        };
+        sockets.lines().filter_map(folder).collect()
     }
 
     /// Whether nobody could answer there in place of the process but its user, or ours.
@@ -271,7 +289,8 @@ impl Process {
         pids.split_whitespace().last()?.parse().ok()
     }
 
-    fn variable(&self, name: &str) -> Option<OsString> {
+    /// A variable of the environment that it was started with, if that can be read.
+    pub fn variable(&self, name: &str) -> Option<OsString> {
         let environment = fs::read(self.folder.join("environ")).ok()?;
         let value = environment
             .split(|&byte| byte == 0)

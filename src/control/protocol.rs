@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 /// that names both.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// What takes long, as it is said.
+pub(super) const FREEZE: &str = "a freeze";
+pub(super) const THAW: &str = "a thaw";
+
 /// What a process can be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -22,6 +26,12 @@ pub enum Request {
     Freeze(Freeze),
     /// To thaw.
     Thaw(Thaw),
+    /// To freeze because the driver is about to lock the process.
+    FreezeForLock(Freeze),
+    /// To thaw what was frozen for a lock, as the driver has unlocked the process.
+    /// Not answered, as the process may be stopped yet. Nothing is done if it is
+    /// not frozen, or for another reason.
+    ThawAfterLock(Thaw),
     /// To let memory go that need not survive a freeze.
     Discard(Discard),
 }
@@ -32,8 +42,8 @@ impl Request {
         match self {
             Request::Status | Request::Discard(_) => None,
             Request::Prepare(_) => Some("a preparation"),
-            Request::Freeze(_) => Some("a freeze"),
-            Request::Thaw(_) => Some("a thaw"),
+            Request::Freeze(_) | Request::FreezeForLock(_) => Some(FREEZE),
+            Request::Thaw(_) | Request::ThawAfterLock(_) => Some(THAW),
         }
     }
 
@@ -42,8 +52,8 @@ impl Request {
         match self {
             Request::Status => Ok(()),
             Request::Prepare(prepare) => prepare.check(),
-            Request::Freeze(freeze) => freeze.check(),
-            Request::Thaw(thaw) => thaw.check(),
+            Request::Freeze(freeze) | Request::FreezeForLock(freeze) => freeze.check(),
+            Request::Thaw(thaw) | Request::ThawAfterLock(thaw) => thaw.check(),
             Request::Discard(discard) => discard.check(),
         }
     }
@@ -60,7 +70,7 @@ pub enum Response {
     Progress(Progress),
     /// To [`Request::Prepare`]: there is room.
     Prepared(PrepareReport),
-    /// To [`Request::Freeze`]: the memory is gone, the snapshot whole.
+    /// To [`Request::Freeze`] and [`Request::FreezeForLock`]: the memory is gone, the snapshot whole.
     Frozen(FreezeReport),
     /// To [`Request::Thaw`]: the process goes on.
     Thawed(ThawReport),

@@ -96,6 +96,9 @@ pub struct SettingsReport {
     pub min_copy_bytes: usize,
     /// Whether copies are fanned out at all.
     pub parallel_restore: bool,
+    /// Folder in which `cuda-checkpoint` makes snapshots, as the process sees it.
+    #[serde(default)]
+    pub snapshot_dir: Option<PathBuf>,
     /// Values that were clamped or ignored, one sentence each.
     pub notes: Vec<String>,
 }
@@ -109,6 +112,7 @@ impl SettingsReport {
             staging_bytes: plan.staging_bytes,
             min_copy_bytes: settings.min_copy_bytes,
             parallel_restore: settings.parallel_restore,
+            snapshot_dir: settings.snapshot_dir.clone(),
             notes: notes.iter().chain(&plan.notes).cloned().collect(),
         }
     }

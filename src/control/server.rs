@@ -189,6 +189,8 @@ fn answer(client: &UnixStream, work: &Work) -> Result<(), frame::FrameError> {
     let mut timed = Timed::new(client, PATIENCE);
     let request = frame::read_bytes(&mut timed)?;
     let response = match understand(&request) {
+        // Whoever asked is gone.
+        Ok(Request::ThawAfterLock(thaw)) => return Ok(work.thaw_after_lock(thaw)?),
         Ok(request) => match request.long_work() {
             Some(name) => match work.begin(name, request, client) {
                 Ok(()) => return Ok(()),

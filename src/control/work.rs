@@ -1,9 +1,9 @@
 //! Work that takes long, beside the control thread.
 
-use super::protocol::{Request, Response, Versioned};
+use super::protocol::{FREEZE, Request, Response, THAW, Versioned};
 use super::server::Handler;
 use super::socket::{Guarded, Reach, Timed, reach};
-use super::{Progress, frame};
+use super::{Progress, State, Thaw, frame};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -94,10 +94,21 @@ impl Line {
 }
 
 /// Carries requests out, those that take long one at a time.
+#[derive(Clone)]
 pub(super) struct Work {
     handler: Arc<Handler>,
+    current: Arc<Mutex<Current>>,
+}
+
+/// What holds between requests.
+#[derive(Default)]
+struct Current {
     /// What is under way.
-    current: Arc<Mutex<Option<&'static str>>>,
+    name: Option<&'static str>,
+    /// Whether the process is frozen for a lock of the driver.
+    is_for_lock: bool,
+    /// The thaw after the lock, if it was asked for while something was under way.
+    awaited: Option<Thaw>,
 }
 
 impl Work {
@@ -110,7 +121,17 @@ impl Work {
 
     /// Carries a request out that takes no time.
     pub(super) fn answer(&self, request: Request) -> Response {
-        (self.handler)(request, &Reporter::default())
+        let current = self.current.lock().name;
+        let mut response = (self.handler)(request, &Reporter::default());
+        // What was begun may have yet to change the state.
+        if let Response::Status(report) = &mut response {
+            report.state = match (current, report.state) {
+                (Some(FREEZE), State::Active) => State::Freezing,
+                (Some(THAW), State::Frozen) => State::Thawing,
+                (_, state) => state,
+            };
+        }
+        response
     }
 
     /// Begins a request that takes long. The client is spoken to from now on by
@@ -126,21 +147,58 @@ impl Work {
         let fail = |error: io::Error| format!("{name} could not begin: {error}");
         let client = Guarded::new(client.try_clone().map_err(fail)?);
         let reporter = Reporter::default();
-        let (line, handler) = (reporter.0.clone(), self.handler.clone());
+        let (line, own) = (reporter.0.clone(), self.clone());
         let (begin, begun) = std::sync::mpsc::channel::<()>();
         let work = move || {
             // Without somebody who tells nothing is begun.
             if begun.recv().is_ok() {
-                let response = handler(request, &reporter);
-                // Whoever hears the answer may ask for the next.
-                drop(turn);
-                reporter.0.answer(response);
+                own.carry_out(request, &reporter, turn);
             }
         };
         spawn("rewarm-work", STACK, work).map_err(fail)?;
         spawn("rewarm-tell", TELLER_STACK, move || tell(&client, &line)).map_err(fail)?;
         let _ = begin.send(());
         Ok(())
+    }
+
+    /// Thaws, if the process was frozen for a lock, or will have been when what is
+    /// under way is over. Nobody waits for the end.
+    pub(super) fn thaw_after_lock(&self, thaw: Thaw) -> io::Result<()> {
+        let turn = {
+            let mut current = self.current.lock();
+            if current.name.is_some() {
+                current.awaited = Some(thaw);
+                return Ok(());
+            }
+            if !current.is_for_lock {
+                return Ok(());
+            }
+            current.name = Some(THAW);
+            Turn(self.current.clone())
+        };
+        let own = self.clone();
+        let work = move || {
+            own.carry_out(Request::ThawAfterLock(thaw), &Reporter::default(), turn);
+        };
+        spawn("rewarm-work", STACK, work)
+    }
+
+    fn carry_out(&self, request: Request, reporter: &Reporter, turn: Turn) {
+        let is_for_lock = matches!(request, Request::FreezeForLock(_));
+        let response = (self.handler)(request, reporter);
+        match &response {
+            Response::Frozen(_) => self.current.lock().is_for_lock = is_for_lock,
+            Response::Thawed(_) => self.current.lock().is_for_lock = false,
+            _ => {}
+        }
+        // Whoever hears the answer may ask for the next.
+        drop(turn);
+        reporter.0.answer(response);
+        let awaited = self.current.lock().awaited.take();
+        if let Some(thaw) = awaited {
+            // Without a thread it stays frozen, for somebody to thaw.
+            let _ = self.thaw_after_lock(thaw);
+        }
     }
 }
 
@@ -150,25 +208,22 @@ fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> io::
 }
 
 /// The right to work. Ends when dropped.
-struct Turn(Arc<Mutex<Option<&'static str>>>);
+struct Turn(Arc<Mutex<Current>>);
 
 impl Turn {
-    fn take(
-        current: &Arc<Mutex<Option<&'static str>>>,
-        name: &'static str,
-    ) -> Result<Turn, String> {
+    fn take(current: &Arc<Mutex<Current>>, name: &'static str) -> Result<Turn, String> {
         let mut held = current.lock();
-        if let Some(other) = *held {
+        if let Some(other) = held.name {
             return Err(format!("{other} is under way: ask again when it is over"));
         }
-        *held = Some(name);
+        held.name = Some(name);
         Ok(Turn(current.clone()))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        self.0.lock().name = None;
     }
 }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use std::ffi::CStr;
 use std::fmt::{self, Display};
 use std::fs;
+use std::io;
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -299,13 +300,13 @@ fn raw(pid: u32) -> c_int {
     c_int::try_from(pid).unwrap_or(-1)
 }
 
-/// Whether a process has the driver library in it, or that cannot be seen.
-fn may_use_cuda(pid: u32) -> bool {
+/// Whether a process has a driver library in it, or that cannot be seen. Without one
+/// it does not use CUDA. It can have one and never start it.
+pub fn may_use_cuda(pid: u32) -> bool {
+    /// Of `libcuda.so.580.65.06` and of the software driver, as links are followed.
+    const NAME: &[u8] = b"cuda.so";
     match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => {
-            let name = b"/libcuda.so";
-            maps.windows(name.len()).any(|part| part == name)
-        }
-        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        Ok(maps) => maps.windows(NAME.len()).any(|part| part == NAME),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }

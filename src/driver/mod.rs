@@ -16,7 +16,7 @@ pub mod sys;
 
 pub use api::{CheckpointFunctions, DrainDriver, Driver, LookupError, MemoryDriver};
 #[cfg(feature = "cli")]
-pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid};
+pub use checkpoint::{CheckpointDriver, CheckpointError, CudaState, OpenError, Uuid, may_use_cuda};
 #[cfg(feature = "cli")]
 pub use devices::{DeviceFacts, Devices, DevicesError};
 pub use error::{CudaError, Result, check};

@@ -8,8 +8,10 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Address space in huge pages, taken from the system as it is touched.
 ///
 /// Forked children do not inherit it: where it is pinned, the kernel would have
-/// to copy it at the fork.
-pub(crate) struct Region {
+/// to copy it at the fork. What is given up is the system's again, which memory of
+/// the C library's heap need not be.
+#[derive(Debug)]
+pub struct Region {
     mapping: *mut u8,
     mapped: usize,
     base: *mut u8,
@@ -25,7 +27,7 @@ impl Region {
     ///
     /// # Errors
     /// If there is no room in the address space.
-    pub(crate) fn reserve(bytes: usize) -> io::Result<Region> {
+    pub fn reserve(bytes: usize) -> io::Result<Region> {
         let mapped = bytes + HUGE_PAGE;
         // SAFETY: a fresh private mapping wherever there is room.
         let mapping = unsafe {
@@ -60,7 +62,7 @@ impl Region {
     }
 
     /// Its first byte, at the beginning of a huge page.
-    pub(crate) fn base(&self) -> *mut u8 {
+    pub fn base(&self) -> *mut u8 {
         self.base
     }
 

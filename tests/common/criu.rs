@@ -2,10 +2,11 @@
 //! would.
 
 use super::cli::text;
-use super::target;
+use super::{run, target};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Longer than any dump or restore takes that is not stuck, in seconds.
 const LONGEST: &str = "120";
@@ -113,6 +114,38 @@ pub fn adopt() {
     // SAFETY: numbers only.
     let failed = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A process and its descendants.
+pub fn tree(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+        for thread in threads.flatten().flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children"));
+            let children = children.unwrap_or_default();
+            found.extend(children.split_whitespace().flat_map(str::parse::<u32>));
+        }
+        next += 1;
+    }
+    found
+}
+
+/// Waits until processes that were killed are gone, so that their pids are free.
+/// Those that are this process's children are reaped.
+#[track_caller]
+pub fn gone(pids: &[u32]) {
+    for pid in pids {
+        let is_gone = || {
+            // SAFETY: only a child of ours is reaped.
+            unsafe { libc::waitpid(*pid as i32, std::ptr::null_mut(), libc::WNOHANG) };
+            (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        };
+        if run::repeat(Duration::from_secs(60), is_gone).is_none() {
+            panic!("process {pid} does not go");
+        }
+    }
 }
 
 fn criu(action: &str, images: &Path, options: &[&str]) -> Result<(), String> {

@@ -210,6 +210,14 @@ impl Live {
         self.state_of(self.pid())
     }
 
+    /// The state, if `rewarm status` can tell it now.
+    pub fn try_state(&self) -> Option<String> {
+        let pid = self.pid().to_string();
+        let output = self.rewarm(&["status", "--pid", &pid, "--json"]).output();
+        let report: Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+        report["state"].as_str().map(str::to_owned)
+    }
+
     /// Waits until a freeze or thaw that nobody watches is over, and tells the state.
     #[track_caller]
     pub fn settled(&self) -> String {
@@ -263,6 +271,15 @@ impl Live {
     pub fn signal(&self, signal: i32) {
         // SAFETY: our own child, which is not reaped yet.
         unsafe { libc::kill(self.pid() as i32, signal) };
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !"ZX".contains(state))
     }
 
     /// Waits until it has ended.

@@ -19,8 +19,9 @@ const DISTRIBUTION: [&[u8]; 8] = [
 
 /// Commands that only start or watch others; they are passed over even when
 /// named.
-const LAUNCHERS: [&[u8]; 11] = [
+const LAUNCHERS: [&[u8]; 12] = [
     b"rewarm",
+    b"cuda-checkpoint",
     b"sh",
     b"bash",
     b"dash",

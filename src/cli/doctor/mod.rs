@@ -5,10 +5,11 @@ mod gpus;
 mod system;
 
 use super::libraries::Libraries;
-use super::{FAILURE, preload, print_json, text};
-use anyhow::Result;
+use super::{FAILURE, print_json, text};
+use anyhow::{Context, Result};
 use features::Feature;
 use gpus::{DriverFacts, Gpu};
+use rewarm::preload;
 use serde::Serialize;
 use std::process::ExitCode;
 use system::System;
@@ -48,7 +49,8 @@ struct Findings {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    preload::start_again_without_rewarm(&["--preloaded"])?;
+    preload::start_again_without_rewarm(&["--preloaded"])
+        .context("cannot start again without rewarm preloaded")?;
     let findings = examine(args);
     if args.json {
         print_json(&findings)?

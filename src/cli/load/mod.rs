@@ -6,13 +6,14 @@ mod verify;
 
 use super::cuda::{Cuda, Primary};
 use super::flags::{Lanes, SettingFlags};
-use super::{preload, print_json, text};
+use super::{print_json, text};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use device::Loader;
 use report::{Device, Report};
 use rewarm::config::cpus;
 use rewarm::pages::{self, Strategy};
+use rewarm::preload;
 use rewarm::weights::{self, Weights};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,7 +65,8 @@ fn strategies() -> impl TypedValueParser<Value = Strategy> {
 }
 
 pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
-    preload::start_again_without_rewarm(&[])?;
+    preload::start_again_without_rewarm(&[])
+        .context("cannot start again without rewarm preloaded")?;
     let settings = args.settings.settings()?;
     let plan = settings.plan(cpus());
     let weights = weights::open(&args.paths)?;

@@ -131,6 +131,7 @@ impl Checkpoint {
             device.punch(0, end);
             device.leave();
         }
+        world.staging.clear();
         state.state = CHECKPOINTED;
         Ok(())
     }

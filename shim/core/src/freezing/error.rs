@@ -54,6 +54,8 @@ pub(crate) enum FreezeError {
     Driver(#[from] CudaError),
     #[error(transparent)]
     Discard(#[from] NotMovable),
+    #[error("no address space is left; nothing was changed: {0}")]
+    Room(std::io::Error),
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     #[error("this process cannot be told from others: {0}")]

@@ -16,6 +16,7 @@ mod devices;
 mod drain;
 mod error;
 mod freeze;
+mod gathered;
 mod incoming;
 mod outgoing;
 mod report;
@@ -187,8 +188,12 @@ impl Freezer<'_> {
     fn answer(&self, request: &Request) -> Result<Response, FreezeError> {
         Ok(match request {
             Request::Prepare(asked) => Response::Prepared(self.prepare(asked)?),
-            Request::Freeze(asked) => Response::Frozen(self.freeze(asked)?),
-            Request::Thaw(asked) => Response::Thawed(self.thaw(asked)?),
+            Request::Freeze(asked) | Request::FreezeForLock(asked) => {
+                Response::Frozen(self.freeze(asked)?)
+            }
+            Request::Thaw(asked) | Request::ThawAfterLock(asked) => {
+                Response::Thawed(self.thaw(asked)?)
+            }
             Request::Discard(asked) => {
                 self.ledger
                     .discard(asked.address, asked.bytes, asked.discard)?;

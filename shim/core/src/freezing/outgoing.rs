@@ -1,5 +1,6 @@
 //! What leaves: the chunks of all blocks, and what becomes of each.
 
+use super::gathered::Gathered;
 use crate::ledger::Block;
 use parking_lot::Mutex;
 use rewarm::digest::{Digest, digest, of_zeros};
@@ -7,6 +8,7 @@ use rewarm::snapshot::{
     Allocation, CHUNK_BYTES, Chunk, Discarded, Manifest, Place, SnapshotError, Stored, Writer,
 };
 use std::collections::HashMap;
+use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -37,7 +39,7 @@ struct Desk {
     /// Where the chunk at hand goes.
     place: Mutex<Option<Place>>,
     /// What is there of a chunk that nobody has looked at.
-    gathered: Mutex<Vec<u8>>,
+    gathered: Mutex<Gathered>,
 }
 
 /// A chunk.
@@ -66,12 +68,15 @@ pub(super) struct Sums {
 impl Outgoing {
     /// `lanes` is how many lanes each device will have, and the writer has as many
     /// files.
+    ///
+    /// # Errors
+    /// If there is no room in the address space.
     pub(super) fn new(
         writer: Writer,
         lanes: usize,
         devices: &[i32],
         leaving: &[Leaving],
-    ) -> Outgoing {
+    ) -> io::Result<Outgoing> {
         let older = Older::of(&writer);
         let pieces = leaving
             .iter()
@@ -95,20 +100,23 @@ impl Outgoing {
                 })
             })
             .collect();
-        Outgoing {
+        let desk = |number: usize| {
+            Ok(Desk {
+                writer: number % lanes,
+                place: Mutex::default(),
+                gathered: Mutex::new(Gathered::new()?),
+            })
+        };
+        Ok(Outgoing {
             writer,
             pieces,
             done: AtomicU64::new(0),
             devices: devices.to_vec(),
             lanes,
             desks: (0..devices.len() * lanes)
-                .map(|number| Desk {
-                    writer: number % lanes,
-                    place: Mutex::default(),
-                    gathered: Mutex::default(),
-                })
-                .collect(),
-        }
+                .map(desk)
+                .collect::<io::Result<_>>()?,
+        })
     }
 
     pub(super) fn piece(&self, number: usize) -> &Piece {
@@ -166,13 +174,13 @@ impl Outgoing {
         is_last: bool,
     ) -> Result<(), SnapshotError> {
         let mut gathered = desk.gathered.lock();
-        gathered.extend_from_slice(bytes);
+        gathered.add(bytes);
         if !is_last {
             return Ok(());
         }
-        let digest = digest(&gathered);
+        let digest = digest(gathered.bytes());
         if !self.need_not_be_stored(number, digest) {
-            let place = self.writer.write(desk.writer, &gathered)?;
+            let place = self.writer.write(desk.writer, gathered.bytes())?;
             self.settle(number, place.chunk(digest));
         }
         gathered.clear();

@@ -37,7 +37,8 @@ impl Freezer<'_> {
         plan: &LanePlan,
     ) -> Result<TakenOut, FreezeError> {
         let devices = devices_of(leaving.iter().map(|one| &one.block));
-        let outgoing = Arc::new(Outgoing::new(writer, plan.lanes, &devices, leaving));
+        let outgoing = Outgoing::new(writer, plan.lanes, &devices, leaving);
+        let outgoing = Arc::new(outgoing.map_err(FreezeError::Room)?);
 
         self.reporter.progress(at(Phase::Scanning));
         let scanning = Instant::now();

@@ -1,16 +1,18 @@
 //! `LD_PRELOAD`: a list of libraries between colons or spaces, see ld.so(8).
 
-use super::libraries::FRONT;
-use anyhow::{Context, Result};
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+/// File name of the library that is preloaded.
+pub const FRONT: &str = "librewarm.so";
+
 /// Puts a library in front of a list, in place of any rewarm that is in it.
-pub(super) fn joined(library: &Path, list: Option<&OsStr>) -> OsString {
+pub fn joined(library: &Path, list: Option<&OsStr>) -> OsString {
     let mut joined = library.as_os_str().as_bytes().to_vec();
     for other in others(list) {
         joined.push(b':');
@@ -26,30 +28,32 @@ fn without_rewarm(list: Option<&OsStr>) -> Option<OsString> {
 }
 
 /// Whether a list has rewarm in it.
-pub(super) fn has_rewarm(list: Option<&OsStr>) -> bool {
+pub fn has_rewarm(list: Option<&OsStr>) -> bool {
     entries(list).any(is_rewarm)
 }
 
 /// A command that uses the driver itself wants the plain one. If rewarm is
 /// preloaded, this starts the same command without it, with more arguments, and
 /// returns only on failure.
-pub(super) fn start_again_without_rewarm(arguments: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start_again_without_rewarm(arguments: &[&str]) -> io::Result<()> {
     let list = env::var_os("LD_PRELOAD");
     if !has_rewarm(list.as_deref()) {
         return Ok(());
     }
-    let executable = env::current_exe().context("cannot find the executable")?;
-    let mut command = Command::new(executable);
+    let mut command = Command::new(env::current_exe()?);
     command.args(env::args_os().skip(1)).args(arguments);
     match without_rewarm(list.as_deref()) {
         Some(list) => command.env("LD_PRELOAD", list),
         None => command.env_remove("LD_PRELOAD"),
     };
-    Err(command.exec()).context("cannot start again without rewarm preloaded")
+    Err(command.exec())
 }
 
 /// Whether a path can be in such a list at all.
-pub(super) fn can_hold(library: &Path) -> bool {
+pub fn can_hold(library: &Path) -> bool {
     !library.as_os_str().as_bytes().iter().any(is_separator)
 }
 

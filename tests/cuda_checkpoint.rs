@@ -1,0 +1,533 @@
+//! `cuda-checkpoint` as CRIU's CUDA plugin and other agents use it.
+
+mod common;
+
+use common::live::Live;
+use common::plugin::{Plugin, Stopped, cuda_checkpoint, printed};
+use common::{Link, Run, Scratch, app, cli, driver, libraries};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// None of it stays behind when it is frozen.
+const MEMORY: &str = "memory=tiny,own,zero";
+
+/// CUDA's error codes, as much of them as fits into an exit code.
+const NOT_READY: i32 = 600 % 256;
+const ILLEGAL_STATE: i32 = 401 % 256;
+const UNKNOWN: i32 = 999 % 256;
+const NO_SYMBOL: i32 = 302 % 256;
+const NO_LIBRARY: i32 = 303 % 256;
+
+fn plain() -> Live {
+    let run = Run::plain(app("freeze", Link::Dlopen)).arg(MEMORY);
+    Live::start_as_it_is(run.env("SIMCUDA_MACHINE", "{scratch}/machine"))
+}
+
+/// Its snapshots go to a folder that is made for them.
+fn freezable() -> Live {
+    let run = Run::rewarmed(app("freeze", Link::Dlopen))
+        .lanes(2)
+        .arg(MEMORY);
+    let live = Live::start(run.env("REWARM_SNAPSHOT_DIR", "{scratch}/snapshots"));
+    fs::create_dir(live.scratch().join("snapshots")).unwrap();
+    live
+}
+
+/// What is in the folder of its snapshots.
+fn snapshots(live: &Live) -> Vec<PathBuf> {
+    let entries = fs::read_dir(live.scratch().join("snapshots")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The command on a driver that refuses calls, see `tests/apps/refusing_driver.c`.
+fn refusing<'a>(command: &'a mut Command, calls: &str) -> &'a mut Command {
+    command
+        .env("LD_LIBRARY_PATH", driver("refusing_driver"))
+        .env("REAL_DRIVER", libraries().join("sim/libcuda.so.1"))
+        .env("REFUSE", calls)
+}
+
+/// Waits until a thaw that nobody asks about is over.
+#[track_caller]
+fn becomes_active(live: &Live) {
+    let begun = Instant::now();
+    while live.settled() != "active" {
+        if begun.elapsed() > Duration::from_secs(60) {
+            live.fail("it does not thaw");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What CRIU does to a process from the start of a dump to its end, all threads
+/// but one stopped. Returns them, and the one.
+#[track_caller]
+fn dump(plugin: &Plugin, live: &Live) -> (Stopped, u32) {
+    let pid = live.pid();
+    let thread = plugin.restore_thread(pid).expect("it uses CUDA");
+    assert_eq!(plugin.state(thread), "running");
+    plugin.act("lock", pid);
+    assert_eq!(plugin.state(pid), "locked");
+    let stopped = Stopped::all(pid);
+    stopped.with_running(thread, || {
+        assert_eq!(plugin.restore_thread(pid), Some(thread));
+        plugin.act("checkpoint", pid);
+        assert_eq!(plugin.state(pid), "checkpointed");
+    });
+    (stopped, thread)
+}
+
+/// What CRIU does before the process goes on.
+#[track_caller]
+fn resume(plugin: &Plugin, live: &Live, (stopped, thread): (Stopped, u32)) {
+    let pid = live.pid();
+    stopped.with_running(thread, || {
+        assert_eq!(plugin.restore_thread(pid), Some(thread));
+        plugin.act("restore", pid);
+        plugin.act("unlock", pid);
+        assert_eq!(plugin.state(pid), "running");
+    });
+}
+
+#[test]
+fn criu_dumps_a_process_without_rewarm() {
+    let mut live = plain();
+    let run_dir = live.scratch().join("run");
+    let plugin = Plugin { run_dir: &run_dir };
+    assert!(plugin.is_usable());
+    for seed in 1..=2 {
+        let stopped = dump(&plugin, &live);
+        resume(&plugin, &live, stopped);
+        live.must("check");
+        live.must(&format!("touch 3 {seed}"));
+    }
+    live.quit();
+}
+
+#[test]
+fn device_memory_leaves_before_the_lock_and_is_back_after_the_unlock() {
+    let mut live = freezable();
+    let run_dir = live.scratch().join("run");
+    let plugin = Plugin { run_dir: &run_dir };
+    for seed in 1..=3 {
+        let stopped = dump(&plugin, &live);
+        assert_eq!(live.used(), 0, "device memory is given back");
+        resume(&plugin, &live, stopped);
+        becomes_active(&live);
+        live.must("check");
+        live.must(&format!("touch 3 {seed}"));
+        // An image may need each of them yet.
+        assert_eq!(snapshots(&live).len(), seed);
+    }
+    let name = snapshots(&live)[0].file_name().unwrap().to_owned();
+    let name = name.to_str().unwrap();
+    assert!(name.contains(&format!("-{}-", live.pid())), "{name}");
+    live.quit();
+}
+
+#[test]
+fn two_processes_are_dumped_together() {
+    let mut lives = [freezable(), plain()];
+    let run_dirs = lives.each_ref().map(|live| live.scratch().join("run"));
+    let plugins = run_dirs.each_ref().map(|run_dir| Plugin { run_dir });
+    let dumped = [0, 1].map(|index| dump(&plugins[index], &lives[index]));
+    for (index, stopped) in dumped.into_iter().enumerate() {
+        resume(&plugins[index], &lives[index], stopped);
+    }
+    becomes_active(&lives[0]);
+    for live in &mut lives {
+        live.must("check");
+    }
+    lives.into_iter().for_each(Live::quit);
+}
+
+#[test]
+fn a_folder_of_the_command_serves_processes_without_one() {
+    let run = Run::rewarmed(app("freeze", Link::Dlopen))
+        .lanes(2)
+        .arg(MEMORY);
+    let mut live = Live::start(run);
+    let folder = live.scratch().join("snapshots");
+    fs::create_dir(&folder).unwrap();
+    let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+    let toggle = |folder: Option<&PathBuf>| {
+        let mut command = Plugin { run_dir: &run_dir }.command(&["--toggle", "--pid", &pid]);
+        command.envs(folder.map(|folder| ("REWARM_SNAPSHOT_DIR", folder)));
+        assert_eq!(printed(&mut command), (0, String::new()));
+    };
+    toggle(None);
+    assert_eq!(snapshots(&live).len(), 0, "nobody asked for a freeze");
+    toggle(None);
+    live.must("check");
+    toggle(Some(&folder));
+    assert_eq!(snapshots(&live).len(), 1);
+    assert_eq!(live.state(), "frozen");
+    toggle(None);
+    becomes_active(&live);
+    live.must("check");
+    live.quit();
+}
+
+#[test]
+fn a_toggle_takes_a_process_out_and_back() {
+    for mut live in [plain(), freezable()] {
+        let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+        let plugin = Plugin { run_dir: &run_dir };
+        for state in ["checkpointed", "running"] {
+            assert_eq!(plugin.run(&["--toggle", "-p", &pid]), (0, String::new()));
+            assert_eq!(plugin.state(live.pid()), state);
+        }
+        live.must("check");
+        plugin.act("lock", live.pid());
+        let (code, text) = plugin.run(&["--toggle", "--pid", &pid]);
+        assert_eq!(code, ILLEGAL_STATE);
+        assert!(text.contains("locked"), "{text}");
+        plugin.act("unlock", live.pid());
+        live.must("check");
+        live.quit();
+    }
+}
+
+/// The thaw of an unlock is under way when the next lock comes.
+#[test]
+fn a_lock_waits_for_the_thaw_before_it() {
+    let mut live = freezable();
+    let run_dir = live.scratch().join("run");
+    let plugin = Plugin { run_dir: &run_dir };
+    for locks in 1..=12 {
+        plugin.act("lock", live.pid());
+        assert_eq!((snapshots(&live).len(), live.used()), (locks, 0));
+        plugin.act("unlock", live.pid());
+    }
+    becomes_active(&live);
+    live.must("check");
+    live.quit();
+}
+
+#[test]
+fn a_step_at_the_wrong_time_changes_nothing() {
+    for mut live in [plain(), freezable()] {
+        let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+        let plugin = Plugin { run_dir: &run_dir };
+        for action in ["checkpoint", "restore", "unlock"] {
+            let (code, text) = plugin.run(&["--action", action, "--pid", &pid]);
+            assert_eq!(code, ILLEGAL_STATE, "{action}: {text}");
+            assert!(
+                text.contains(&format!("{action} process ID {pid}: ")),
+                "{text}"
+            );
+        }
+        plugin.act("lock", live.pid());
+        let (code, _) = plugin.run(&["--action", "lock", "--pid", &pid]);
+        assert_eq!(code, ILLEGAL_STATE);
+        plugin.act("unlock", live.pid());
+        live.must("check");
+        live.quit();
+    }
+}
+
+#[test]
+fn a_lock_that_takes_too_long_leaves_the_process_as_it_was() {
+    for (mut live, expected) in [(plain(), NOT_READY), (freezable(), UNKNOWN)] {
+        let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+        let plugin = Plugin { run_dir: &run_dir };
+        live.must("busy");
+        let lock = ["--action", "lock", "--pid", &pid, "-t", "200"];
+        let (code, text) = plugin.run(&lock);
+        assert_eq!(code, expected, "{text}");
+        assert!(
+            text.starts_with("Could not") && text.lines().count() == 1,
+            "{text}"
+        );
+        assert_eq!(plugin.state(live.pid()), "running");
+        live.must("idle");
+        live.must("check");
+        live.quit();
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_there_leaves_the_process_as_it_was() {
+    let mut live = freezable();
+    let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+    fs::remove_dir(live.scratch().join("snapshots")).unwrap();
+    let plugin = Plugin { run_dir: &run_dir };
+    let (code, text) = plugin.run(&["--action", "lock", "--pid", &pid]);
+    assert_eq!(code, UNKNOWN, "{text}");
+    assert!(text.contains(&format!("freeze process ID {pid}")), "{text}");
+    assert_eq!(
+        (live.state().as_str(), &*plugin.state(live.pid())),
+        ("active", "running")
+    );
+    live.must("check");
+    live.quit();
+}
+
+/// The driver's lock fails after the freeze.
+#[test]
+fn what_was_frozen_for_nothing_is_thawed() {
+    let mut live = freezable();
+    let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+    let plugin = Plugin { run_dir: &run_dir };
+    let mut lock = plugin.command(&["--action", "lock", "--pid", &pid]);
+    let (code, text) = printed(refusing(&mut lock, "cuCheckpointProcessLock=304"));
+    assert_eq!(code, 304 % 256, "{text}");
+    assert_eq!(
+        (live.state().as_str(), snapshots(&live).len()),
+        ("active", 0)
+    );
+    live.must("check");
+    live.quit();
+}
+
+/// CRIU kills a lock that takes longer than its own time limit, and unlocks.
+#[test]
+fn an_unlock_thaws_what_a_killed_lock_freezes() {
+    let mut live = freezable();
+    let (pid, run_dir) = (live.pid().to_string(), live.scratch().join("run"));
+    let plugin = Plugin { run_dir: &run_dir };
+    live.must("busy");
+    let mut lock = plugin
+        .command(&["--action", "lock", "--pid", &pid])
+        .spawn()
+        .unwrap();
+    while live.state() != "freezing" {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    lock.kill().unwrap();
+    lock.wait().unwrap();
+    let (code, _) = plugin.run(&["--action", "unlock", "--pid", &pid]);
+    assert_eq!(code, ILLEGAL_STATE);
+    live.must("idle");
+    // The freeze comes to its end first.
+    while snapshots(&live)
+        .iter()
+        .all(|one| !one.join("manifest.json").exists())
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    becomes_active(&live);
+    live.must("check");
+    live.quit();
+}
+
+#[test]
+fn what_somebody_else_froze_stays_frozen() {
+    let mut live = freezable();
+    let run_dir = live.scratch().join("run");
+    let plugin = Plugin { run_dir: &run_dir };
+    live.freeze(&[]);
+    let stopped = dump(&plugin, &live);
+    resume(&plugin, &live, stopped);
+    assert_eq!(snapshots(&live).len(), 0);
+    assert_eq!(live.settled(), "frozen");
+    live.thaw(&[]);
+    live.must("check");
+    live.quit();
+}
+
+#[test]
+fn any_thread_stands_for_its_process() {
+    let mut live = freezable();
+    let run_dir = live.scratch().join("run");
+    let plugin = Plugin { run_dir: &run_dir };
+    let thread = plugin.restore_thread(live.pid()).unwrap();
+    assert_ne!(thread, live.pid());
+    let threads = fs::read_dir(format!("/proc/{}/task", live.pid())).unwrap();
+    for entry in threads {
+        let tid = entry
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(plugin.state(tid), "running");
+        assert_eq!(plugin.restore_thread(tid), Some(thread));
+    }
+    plugin.act("lock", thread);
+    assert_eq!(plugin.state(live.pid()), "locked");
+    assert_eq!(live.state(), "frozen");
+    plugin.act("unlock", thread);
+    becomes_active(&live);
+    live.must("check");
+    live.quit();
+}
+
+/// A process without CUDA, killed when dropped.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Sleeper {
+        Sleeper(
+            Command::new("sleep")
+                .arg("1000")
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Every operation on a process.
+fn operations(pid: &str) -> Vec<Vec<&str>> {
+    let mut all = vec![
+        vec!["--get-state"],
+        vec!["--get-restore-tid"],
+        vec!["--toggle"],
+    ];
+    all.extend(["lock", "checkpoint", "restore", "unlock"].map(|action| vec!["--action", action]));
+    for operation in &mut all {
+        operation.extend(["--pid", pid]);
+    }
+    all
+}
+
+/// Each operation fails with this code, and says a line that has the words in it.
+#[track_caller]
+fn all_fail(pid: &str, code: i32, words: &str, change: impl Fn(&mut Command)) {
+    for operation in operations(pid) {
+        let mut command = cuda_checkpoint(&operation);
+        change(&mut command);
+        let (found, text) = printed(&mut command);
+        assert_eq!(found, code, "{operation:?}: {text}");
+        let is_line = text.ends_with('\n') && text.lines().count() == 1;
+        assert!(is_line && text.contains(words), "{operation:?}: {text}");
+    }
+}
+
+#[test]
+fn a_process_without_cuda_is_told_from_a_driver_that_is_not_there() {
+    let (sleeper, scratch, live) = (Sleeper::start(), Scratch::new(), plain());
+    let (sleeper, cuda) = (sleeper.pid(), live.pid().to_string());
+    all_fail(&sleeper, 1, "does not use CUDA", |_| {});
+    for pid in [&sleeper, &cuda] {
+        all_fail(pid, NO_LIBRARY, "Error initializing CUDA", |command| {
+            command.env("LD_LIBRARY_PATH", scratch.path());
+        });
+        all_fail(pid, NO_SYMBOL, "cuCheckpointProcess", |command| {
+            command
+                .env("LD_LIBRARY_PATH", driver("old_driver"))
+                .env("REAL_DRIVER", libraries().join("sim/libcuda.so.1"));
+        });
+    }
+    // The driver knows no process, as it does not start.
+    let no_device =
+        "cuInit=100,cuCheckpointProcessGetState=3,cuCheckpointProcessGetRestoreThreadId=3";
+    let asked = ["--get-restore-tid", "--get-state"];
+    for operation in asked {
+        let mut command = cuda_checkpoint(&[operation, "--pid", &cuda]);
+        let (code, text) = printed(refusing(&mut command, no_device));
+        assert_eq!(code, 100, "{text}");
+        assert!(text.contains("cannot be reached"), "{text}");
+    }
+}
+
+#[test]
+fn a_process_that_is_gone_is_said_to_be() {
+    let gone = {
+        let sleeper = Sleeper::start();
+        sleeper.pid()
+    };
+    all_fail(&gone, 1, "there is no process", |_| {});
+    let mut zombie = Command::new("true").spawn().unwrap();
+    while fs::read_to_string(format!("/proc/{}/stat", zombie.id()))
+        .is_ok_and(|stat| !stat.contains(") Z"))
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    all_fail(&zombie.id().to_string(), 1, "has ended", |_| {});
+    zombie.wait().unwrap();
+}
+
+#[test]
+fn a_command_line_without_sense_is_a_usage_error() {
+    for line in [
+        "",
+        "--pid 1",
+        "--toggle --pid 0",
+        "--toggle --pid garbage",
+        "--get-state --toggle --pid 1",
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (code, text) = printed(&mut cuda_checkpoint(&words));
+        assert_eq!(code, 2, "{line}: {text}");
+        assert!(text.lines().count() == 1, "{line}: {text}");
+    }
+    let (code, text) = printed(cuda_checkpoint(&["--help"]).env("LD_LIBRARY_PATH", "/nowhere"));
+    assert!(code == 0 && text.contains("--get-restore-tid"), "{text}");
+}
+
+#[test]
+fn the_command_itself_under_rewarm_says_nothing_more() {
+    let mut live = freezable();
+    let (pid, scratch) = (live.pid().to_string(), Scratch::new());
+    let own_run_dir = scratch.file("run");
+    for state in ["running", "checkpointed"] {
+        let mut asked = cuda_checkpoint(&["--get-state", "--pid", &pid]);
+        let mut toggle = cuda_checkpoint(&["--toggle", "--pid", &pid]);
+        for command in [&mut asked, &mut toggle] {
+            command
+                .env("LD_PRELOAD", libraries().join("librewarm.so"))
+                .env("REWARM_FREEZABLE", "1")
+                .env("CRIU_CUDA_CONTEXT_POOL", "1")
+                .env("REWARM_RUN_DIR", &own_run_dir)
+                .env("REWARM_STATS", scratch.file("stats"))
+                .env("REWARM_LOG", scratch.file("log"))
+                .env("RUST_BACKTRACE", "1");
+        }
+        assert_eq!(printed(&mut asked), (0, format!("{state}\n")));
+        assert_eq!(printed(&mut toggle), (0, String::new()));
+    }
+    for name in ["run", "stats", "log"] {
+        assert!(!scratch.file(name).exists(), "it made {name}");
+    }
+    becomes_active(&live);
+    live.must("check");
+    live.quit();
+}
+
+/// CRIU's plugin takes every exit code but 0 for "not a CUDA process".
+#[test]
+fn the_plugin_hears_that_the_driver_is_not_there() {
+    const CALLER: &str = "import mmap, subprocess, sys\n\
+        with open(sys.argv[1], 'rb') as file:\n\
+        \x20   held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n\
+        sys.exit(subprocess.call(sys.argv[2:]))";
+    let (scratch, live, sleeper) = (Scratch::new(), plain(), Sleeper::start());
+    let library = scratch.file("cuda_plugin.so");
+    fs::write(&library, [0; 4096]).unwrap();
+    let ask = |pid: &str, driver: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-c", CALLER, cli::text(&library)]);
+        command.arg(env!("CARGO_BIN_EXE_cuda-checkpoint"));
+        command.args(["--get-restore-tid", "--pid", pid]);
+        printed(command.env("LD_LIBRARY_PATH", driver))
+    };
+    let (here, cuda) = (libraries().join("sim"), live.pid().to_string());
+    let (code, text) = ask(&cuda, cli::text(scratch.path()));
+    assert!(
+        code == 0 && text.starts_with("Error"),
+        "a text is no thread: {code} {text}"
+    );
+    let (code, text) = ask(&cuda, cli::text(&here));
+    assert!(
+        code == 0 && text.trim().parse::<u32>().is_ok(),
+        "{code} {text}"
+    );
+    let (code, text) = ask(&sleeper.pid(), cli::text(&here));
+    assert_eq!(code, 1, "{text}");
+}

@@ -1,0 +1,462 @@
+//! `rewarm checkpoint` and `rewarm restore` together, on trees of processes: what
+//! comes back, and what is left when something dies, fills up or is damaged in the
+//! middle. Always either the processes run as before, or the checkpoint is whole and
+//! comes back; never both, never half of one.
+
+mod common;
+
+use common::cli::text;
+use common::live::{Live, ended};
+use common::{Link, Run, app, criu, number};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A tree with everything that programs hold. Three of its processes use CUDA.
+fn tree() -> Live {
+    Live::start(Run::rewarmed(app("tree", Link::Dlopen)).lanes(2))
+}
+
+/// A single process, whose checkpoint takes little time.
+fn single() -> Live {
+    let run = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
+    Live::start(run.arg("memory=small,tiny,own,zero"))
+}
+
+fn folder(live: &Live) -> PathBuf {
+    live.scratch().join("checkpoint")
+}
+
+fn command(live: &Live, arguments: &[&str]) -> Command {
+    let mut command = live.rewarm(arguments);
+    command
+        .env(
+            "REWARM_CRIU",
+            criu::can_checkpoint().expect("who has none skips"),
+        )
+        .env("TMPDIR", live.scratch())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn checkpointing(live: &Live, options: &[&str]) -> Command {
+    let (pid, folder) = (live.pid().to_string(), folder(live));
+    let given = [
+        "checkpoint",
+        "--pid",
+        &pid,
+        "--tree",
+        "--to",
+        text(&folder),
+        "--json",
+    ];
+    command(live, &[&given, options].concat())
+}
+
+fn restoring(live: &Live) -> Command {
+    let folder = folder(live);
+    command(
+        live,
+        &["restore", "--from", text(&folder), "--detach", "--json"],
+    )
+}
+
+#[track_caller]
+fn succeeds(live: &Live, command: &mut Command) -> Value {
+    let output = ended(command.spawn().expect("rewarm starts"));
+    if !output.status.success() {
+        live.fail(&format!("{command:?}: {output:?}"));
+    }
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| live.fail(&format!("{error}: {output:?}")))
+}
+
+/// Checkpoints the tree, which ends.
+#[track_caller]
+fn checkpoint(live: &mut Live) -> Vec<u32> {
+    let pids = criu::tree(live.pid());
+    criu::adopt();
+    succeeds(live, &mut checkpointing(live, &[]));
+    live.is_gone();
+    criu::gone(&pids);
+    pids
+}
+
+#[track_caller]
+fn restore(live: &mut Live) {
+    succeeds(live, &mut restoring(live));
+    live.is_back();
+    live.must("check");
+}
+
+/// Insists that a restore fails, says all the words, and leaves nobody.
+#[track_caller]
+fn is_refused(live: &Live, pids: &[u32], words: &[&str]) {
+    let message = live.refused(restoring(live), words);
+    for pid in pids {
+        assert!(!is_there(*pid), "process {pid} is left: {message}");
+    }
+}
+
+fn is_there(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Kills what there is of a tree that the test restores.
+fn kill(live: &Live, pids: &[u32]) {
+    for pid in pids {
+        // A process that took the pid of one that is gone has another environment.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&environment);
+        if environment.contains(text(live.scratch())) {
+            // SAFETY: a process of this test, as just seen.
+            unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+        }
+    }
+}
+
+fn is_whole(live: &Live) -> bool {
+    folder(live).join("checkpoint.json").exists()
+}
+
+/// Waits until something holds.
+#[track_caller]
+fn until(live: &Live, what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        if begun.elapsed() > Duration::from_secs(60) {
+            live.fail(&format!("not so: {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether the process still runs, with all that it had.
+#[track_caller]
+fn runs_as_before(live: &mut Live) {
+    until(live, "it is active again", || {
+        live.is_alive() && live.state() == "active"
+    });
+    live.must("check");
+    live.must("touch 3");
+    live.must("check");
+}
+
+#[test]
+fn a_tree_comes_back_again_and_again() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = tree();
+    let before = live.ask("pids");
+    for round in 2..5 {
+        live.must(&format!("touch {round}"));
+        checkpoint(&mut live);
+        restore(&mut live);
+        fs::remove_dir_all(folder(&live)).expect("nobody needs it any more");
+    }
+    assert_eq!(live.ask("pids"), before);
+    live.quit();
+}
+
+#[test]
+fn a_checkpoint_comes_back_as_often_as_wanted() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = tree();
+    let pids = checkpoint(&mut live);
+    for _ in 0..3 {
+        restore(&mut live);
+        kill(&live, &pids);
+        live.is_gone();
+        criu::gone(&pids);
+    }
+}
+
+#[test]
+fn who_runs_on_is_as_before_and_its_checkpoint_comes_back() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    succeeds(&live, &mut checkpointing(&live, &["--leave-running"]));
+    live.must("check");
+    // What it does and logs now is not in the checkpoint.
+    live.freeze(&[]);
+    live.thaw(&[]);
+    live.signal(libc::SIGKILL);
+    live.is_gone();
+    restore(&mut live);
+    live.quit();
+}
+
+/// `rewarm` is killed at ever later moments of its work.
+fn killed_after(step: u64, steps: u64, whole: Duration, child: &mut Child) {
+    std::thread::sleep(whole.mul_f64(step as f64 / steps as f64));
+    let _ = child.kill();
+}
+
+#[test]
+fn a_checkpoint_whose_command_line_is_killed_is_whole_or_none() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    let begun = Instant::now();
+    checkpoint(&mut live);
+    let whole = begun.elapsed();
+    restore(&mut live);
+    fs::remove_dir_all(folder(&live)).expect("nobody needs it any more");
+    let steps = number("REWARM_TEST_STEPS", 8);
+    for step in 0..=steps {
+        let pids = criu::tree(live.pid());
+        let mut child = checkpointing(&live, &[]).spawn().expect("rewarm starts");
+        killed_after(step, steps, whole, &mut child);
+        let _ = child.wait();
+        until(
+            &live,
+            "it runs, or has ended and the checkpoint is whole",
+            || match live.is_alive() {
+                true => !is_whole(&live) && live.try_state().as_deref() == Some("active"),
+                false => is_whole(&live),
+            },
+        );
+        if live.is_alive() {
+            runs_as_before(&mut live);
+        } else {
+            live.is_gone();
+            criu::gone(&pids);
+            restore(&mut live);
+            fs::remove_dir_all(folder(&live)).expect("nobody needs it any more");
+        }
+        until(&live, "nothing is left of the folder", || {
+            !live.scratch().join("checkpoint.partial").exists()
+        });
+    }
+    live.quit();
+}
+
+#[test]
+fn a_restore_whose_command_line_is_killed_leaves_nobody() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    let pids = checkpoint(&mut live);
+    let begun = Instant::now();
+    restore(&mut live);
+    let whole = begun.elapsed();
+    let steps = number("REWARM_TEST_STEPS", 8);
+    kill(&live, &pids);
+    live.is_gone();
+    criu::gone(&pids);
+    for step in 0..=steps {
+        let mut child = restoring(&live).spawn().expect("rewarm starts");
+        killed_after(step, steps, whole, &mut child);
+        let status = child.wait().expect("it is ours");
+        if status.success() {
+            live.is_back();
+            live.must("check");
+            kill(&live, &pids);
+            live.is_gone();
+        }
+        criu::gone(&pids);
+    }
+    restore(&mut live);
+    live.quit();
+}
+
+#[test]
+fn a_process_that_is_killed_meanwhile_makes_no_half_checkpoint() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    for step in 0..number("REWARM_TEST_STEPS", 8) {
+        let mut live = single();
+        let pids = criu::tree(live.pid());
+        criu::adopt();
+        let child = checkpointing(&live, &[]).spawn().expect("rewarm starts");
+        std::thread::sleep(Duration::from_millis(step * 60));
+        live.signal(libc::SIGKILL);
+        let output = ended(child);
+        live.is_gone();
+        criu::gone(&pids);
+        assert_eq!(output.status.success(), is_whole(&live), "{output:?}");
+        if is_whole(&live) {
+            restore(&mut live);
+        }
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_is_restored_makes_the_restore_fail() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    let pids = checkpoint(&mut live);
+    for step in 0..number("REWARM_TEST_STEPS", 8) {
+        let child = restoring(&live).spawn().expect("rewarm starts");
+        until(&live, "it is there, or the restore is over", || {
+            is_there(pids[0]) || step == 0
+        });
+        std::thread::sleep(Duration::from_millis(step * 20));
+        kill(&live, &pids);
+        let output = ended(child);
+        criu::gone(&pids);
+        if !output.status.success() {
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(!output.stderr.is_empty());
+        }
+    }
+    restore(&mut live);
+    live.quit();
+}
+
+/// Every file of a checkpoint.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("it is there") {
+        let path = entry.expect("it can be read").path();
+        if path.is_dir() {
+            found.extend(files_in(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn damage_is_named_and_nobody_is_left() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    let pids = checkpoint(&mut live);
+    for file in files_in(&folder(&live)) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let bytes = fs::metadata(&file).unwrap().len();
+        let aside = file.with_extension("aside");
+        // Logs and statistics are for people.
+        if bytes == 0 || name.ends_with(".log") || name.starts_with("stats-") {
+            continue;
+        }
+        let whole = fs::read(&file).unwrap();
+        let writable = fs::OpenOptions::new().write(true).open(&file).unwrap();
+        writable
+            .write_all_at(&[!whole[bytes as usize / 2]], bytes / 2)
+            .unwrap();
+        is_refused(&live, &pids, &[&name]);
+        writable.write_all_at(&whole, 0).unwrap();
+        writable.set_len(bytes - 1).unwrap();
+        is_refused(&live, &pids, &[&name]);
+        writable.write_all_at(&whole, 0).unwrap();
+        fs::rename(&file, &aside).unwrap();
+        is_refused(&live, &pids, &[&name]);
+        fs::rename(&aside, &file).unwrap();
+    }
+    restore(&mut live);
+    live.quit();
+}
+
+/// A file system with little room, until it is dropped.
+struct Little(PathBuf);
+
+impl Little {
+    fn mount(at: PathBuf, size: &str) -> Result<Little, String> {
+        fs::create_dir_all(&at).expect("the scratch folder is writable");
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&at)
+            .output()
+            .expect("there is mount");
+        if output.status.success() {
+            Ok(Little(at))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+impl Drop for Little {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_process_as_it_was() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    // Too little from the beginning, for the snapshot, and for the images.
+    for size in ["64k", "1m", "3m", "5m", "7m", "9m"] {
+        let little = match Little::mount(live.scratch().join("little"), size) {
+            Ok(little) => little,
+            Err(why) => {
+                eprintln!("SKIPPED, as no file system can be mounted here: {why}");
+                break;
+            }
+        };
+        let (pid, to) = (live.pid().to_string(), little.0.join("checkpoint"));
+        let arguments = ["checkpoint", "--pid", &pid, "--to", text(&to)];
+        let output = ended(command(&live, &arguments).spawn().expect("rewarm starts"));
+        if output.status.success() {
+            // It fitted.
+            live.is_gone();
+            return;
+        }
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(!to.exists() && !little.0.join("checkpoint.partial").exists());
+        runs_as_before(&mut live);
+    }
+    live.quit();
+}
+
+#[test]
+fn who_asks_for_the_state_all_the_time_is_in_nobody_s_way() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    for _ in 0..3 {
+        let pid = live.pid().to_string();
+        let mut asking = live.rewarm(&["status", "--pid", &pid, "--json"]);
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let asker = std::thread::spawn(move || {
+            asking.stdout(Stdio::null()).stderr(Stdio::null());
+            while stopped.try_recv().is_err() {
+                let _ = asking.status();
+            }
+        });
+        checkpoint(&mut live);
+        let _ = stop.send(());
+        asker.join().expect("it only asks");
+        restore(&mut live);
+        fs::remove_dir_all(folder(&live)).expect("nobody needs it any more");
+    }
+    live.quit();
+}
+
+#[test]
+fn images_are_private() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut live = single();
+    checkpoint(&mut live);
+    let folder = folder(&live);
+    for path in [&folder, &folder.join("images"), &folder.join("gpu")] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+    }
+}
