@@ -8,7 +8,7 @@ use common::{Link, Run, app, criu, libraries};
 use rewarm::checkpoint::{
     self, GPU, GpuEntry, IMAGES, ImageEntry, Machine, Manifest, ProcessEntry, tree::Tree,
 };
-use rewarm::criu::pages::PageDigests;
+use rewarm::criu::pages::digest_pages;
 use rewarm::digest::digest;
 use rewarm::driver::{DeviceFacts, Devices};
 use rewarm::snapshot::Snapshot;
@@ -115,7 +115,7 @@ impl Saved {
                 .into_iter()
                 .map(image)
                 .collect(),
-            pages: PageDigests::default(),
+            pages: digest_pages(&images).unwrap(),
         };
         manifest.write(&folder).unwrap();
         Saved { live, folder }
@@ -222,6 +222,14 @@ impl Saved {
         assert_eq!(names.find(|name| name.starts_with("rewarm-restore")), None);
     }
 
+    /// The largest file of pages.
+    fn pages(&self) -> String {
+        let images = self.manifest().images.into_iter();
+        let pages = images.filter(|image| image.name.starts_with("pages-"));
+        let largest = pages.max_by_key(|image| image.bytes).unwrap();
+        format!("{IMAGES}/{}", largest.name)
+    }
+
     fn manifest(&self) -> Manifest {
         Manifest::read(&self.folder).unwrap()
     }
@@ -275,6 +283,60 @@ fn a_process_without_rewarm_comes_back() {
     let mut saved = Saved::plain();
     saved.restore();
     saved.live.quit();
+}
+
+#[test]
+fn memory_comes_back_without_the_page_server_and_verified_too() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::plain();
+    let pages = saved.folder.join(saved.pages());
+    let whole = fs::read(&pages).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 3] ^= 1;
+    fs::write(&pages, damaged).unwrap();
+    saved.refused(saved.restoring(&["--no-lazy"]), &["pages", "damaged"]);
+    fs::write(&pages, whole).unwrap();
+    let report = json(&mut saved.restoring(&["--detach", "--json", "--no-lazy"]));
+    assert_eq!(report["page_bytes"], 0);
+    saved.live.is_back();
+    saved.live.must("check");
+    saved.live.quit();
+}
+
+#[test]
+fn without_the_page_server_nobody_is_left() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let saved = Saved::frozen();
+    let before = contents(&saved.folder);
+    // The page server is stopped, so that it has work left when it is killed.
+    let pid = saved.live.pid();
+    let stops = fake(
+        &saved,
+        "for p in $(cat /proc/$PPID/task/*/children); do grep -q serve-pages /proc/$p/cmdline && kill -STOP $p; done\n\"$CRIU\" \"$@\"",
+    );
+    let mut command = saved.restoring(&["--detach", "--criu", text(&stops)]);
+    let restoring = command.stderr(Stdio::piped()).spawn().unwrap();
+    let find_server = || {
+        let worker = *children(restoring.id()).first()?;
+        let is_server = |pid: &u32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            line.is_ok_and(|line| line.contains("serve-pages"))
+        };
+        children(worker).into_iter().find(is_server)
+    };
+    until("the process is back", || lives(pid));
+    let server = find_server().expect("a page server");
+    // SAFETY: a descendant that nobody has waited for.
+    unsafe { libc::kill(server as i32, libc::SIGKILL) };
+    let output = ended(restoring);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("page server"), "{message}");
+    saved.is_untouched(&before);
 }
 
 #[test]
@@ -334,12 +396,23 @@ fn what_does_not_fit_is_told_before_anything_starts() {
     saved.with_file(&core, |bytes| bytes.truncate(5), &[&core, "it has 5 bytes"]);
     saved.with_file("checkpoint.json", flip, &["checkpoint.json", "damaged"]);
     saved.with_file(&format!("gpu/{pid}/manifest.json"), flip, &["damaged"]);
+    let pages = &*saved.pages();
+    let middle = |bytes: &mut Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    };
+    saved.with_file(
+        pages,
+        middle,
+        &[pages, "not what was written", "criu restore failed"],
+    );
+    saved.with_file(
+        pages,
+        |bytes| bytes.truncate(4096),
+        &[pages, "it has 4096 bytes"],
+    );
     let away = saved.live.scratch().join("away");
-    let names = [
-        core,
-        "images/pages-1.img".to_owned(),
-        format!("gpu/{pid}/manifest.json"),
-    ];
+    let names = [core, pages.to_owned(), format!("gpu/{pid}/manifest.json")];
     for (name, word) in names
         .iter()
         .zip(["is missing", "is missing", "no snapshot"])
@@ -535,7 +608,9 @@ fn in_the_foreground_signals_and_the_status_are_passed_on() {
             // SAFETY: our own child, not waited for.
             unsafe { libc::kill(restoring.id() as i32, signal) };
         }
-        assert_eq!(restoring.wait().unwrap().code(), Some(code));
+        let status = restoring.wait().unwrap();
+        saved.live.has_ended(status);
+        assert_eq!(status.code(), Some(code));
         assert!(!lives(pid));
     }
 }

@@ -31,8 +31,20 @@ pub fn of_tree(tree: &Tree) -> Vec<FileEntry> {
     paths.extend(mapped.map(|(_, one)| one.name.clone()));
     // What the kernel makes up is made up again.
     let is_real = |path: &&PathBuf| !path.starts_with("/proc") && !path.starts_with("/sys");
+    let written: BTreeSet<_> = tree
+        .descriptors()
+        .filter(|(_, one)| one.is_written)
+        .map(|(_, one)| one.link.as_path())
+        .collect();
     let real = paths.iter().filter(is_real);
-    real.filter_map(|path| entry(path)).collect()
+    let found = real.filter_map(|path| {
+        let mut found = entry(path)?;
+        if written.contains(path.as_path()) {
+            found.modified = None;
+        }
+        Some(found)
+    });
+    found.collect()
 }
 
 /// A file as it is now; `None` if it is not a regular one.
@@ -49,7 +61,7 @@ pub fn entry(path: &Path) -> Option<FileEntry> {
         path: path.to_owned(),
         bytes: found.len(),
         mode: found.mode(),
-        modified: found.mtime(),
+        modified: Some(found.mtime()),
         build_id,
     })
 }

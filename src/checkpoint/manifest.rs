@@ -124,8 +124,9 @@ pub struct FileEntry {
     pub bytes: u64,
     /// Its mode, as `st_mode` has it.
     pub mode: u32,
-    /// When it was modified last, in seconds since 1970.
-    pub modified: i64,
+    /// When it was modified last, in seconds since 1970; `None` if the processes may
+    /// have written to it since, in another restore.
+    pub modified: Option<i64>,
     /// Its build id in hexadecimal digits, if it is a program or library that has one.
     pub build_id: Option<String>,
 }

@@ -255,6 +255,7 @@ mod tests {
     fn open(link: &str, kind: Kind) -> Tree {
         let mut tree = tree(vec![facts(7, 1)]);
         tree.members[0].descriptors.push(Descriptor {
+            is_written: false,
             number: 3,
             link: link.into(),
             inode: 99,

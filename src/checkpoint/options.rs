@@ -134,6 +134,7 @@ mod tests {
             ..Facts::default()
         };
         let descriptor = Descriptor {
+            is_written: false,
             number: 3,
             link: "x".into(),
             inode: 99,

@@ -308,6 +308,11 @@ impl Live {
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
     }
 
+    /// It has ended, and somebody else has waited for it.
+    pub fn has_ended(&mut self, status: ExitStatus) {
+        self.ended = Some(status);
+    }
+
     /// Speaks with it again: it was restored.
     #[track_caller]
     pub fn is_back(&mut self) {

@@ -32,7 +32,7 @@ fn how_changed(then: &FileEntry, now: Option<FileEntry>) -> Option<String> {
             ))
         }
         // Nothing else tells what is in it.
-        (None, None) if then.modified != now.modified => {
+        (None, None) if then.modified.is_some() && then.modified != now.modified => {
             Some("was changed: its time of modification is another one".into())
         }
         _ => None,
@@ -48,7 +48,7 @@ mod tests {
             path: "/x".into(),
             bytes: 7,
             mode: 0o100_644,
-            modified: 1,
+            modified: Some(1),
             build_id: None,
         }
     }
@@ -60,7 +60,7 @@ mod tests {
             ..file()
         };
         let touched = |file: FileEntry| FileEntry {
-            modified: 2,
+            modified: Some(2),
             ..file
         };
         assert_eq!(how_changed(&file(), Some(file())), None);
@@ -72,6 +72,11 @@ mod tests {
         assert!(said(library("a"), Some(library("b"))).contains("build id a and has b"));
         assert!(said(library("a"), Some(file())).contains("has none"));
         assert!(said(file(), Some(touched(file()))).contains("time"));
+        let written = FileEntry {
+            modified: None,
+            ..file()
+        };
+        assert_eq!(how_changed(&written, Some(file())), None);
         assert!(said(file(), None).contains("missing"));
         let longer = FileEntry { bytes: 8, ..file() };
         assert!(said(file(), Some(longer)).contains("had 7 bytes and has 8"));

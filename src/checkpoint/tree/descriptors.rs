@@ -18,6 +18,8 @@ pub struct Descriptor {
     pub inode: u64,
     /// What it is.
     pub kind: Kind,
+    /// Whether it is open for writing.
+    pub is_written: bool,
 }
 
 /// Kinds of open files, as far as CRIU tells them apart.
@@ -67,11 +69,14 @@ pub(super) fn of(pid: u32) -> Vec<Descriptor> {
         let path = PathBuf::from(format!("{folder}/{number}"));
         let link = fs::read_link(&path).ok()?;
         let (kind, inode) = kind(&path, &link)?;
+        // The link's own mode tells how the file is open.
+        let mode = fs::symlink_metadata(&path).ok()?.mode();
         Some(Descriptor {
             number,
             link,
             inode,
             kind,
+            is_written: mode & libc::S_IWUSR != 0,
         })
     };
     numbers.into_iter().filter_map(look).collect()

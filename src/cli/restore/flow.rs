@@ -2,13 +2,15 @@
 
 use super::RestoreArgs;
 use super::family::{End, end_of};
-use super::gpu::{self, Gpus, Way};
+use super::gpu::{self, Back, Gpus, Way};
+use super::memory::Memory;
 use super::report::{Report, Steps};
 use super::watch::Worker;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::fit::{self, GpuPlan, Misfit};
 use rewarm::checkpoint::{CheckpointError, IMAGES, Manifest};
 use rewarm::control::Process;
+use rewarm::criu::pages::PageReport;
 use rewarm::criu::tool::{Criu, Restore};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -80,7 +82,25 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn restore(&self, criu: &Criu, gpus: Option<Gpus>, steps: &mut Steps) -> Result<Report> {
-        self.make_processes(criu)?;
+        let mut memory = Memory::begin(self.args, self.folder, self.worker, self.manifest)?;
+        match self.bring_back(criu, gpus, &mut memory, steps) {
+            Ok((back, filled)) => {
+                memory.release();
+                self.worker.succeeded(self.manifest.root)?;
+                Ok(Report::new(self.manifest, steps, &back, filled))
+            }
+            Err(error) => Err(memory.cause_of(error)),
+        }
+    }
+
+    fn bring_back(
+        &self,
+        criu: &Criu,
+        gpus: Option<Gpus>,
+        memory: &mut Memory,
+        steps: &mut Steps,
+    ) -> Result<(Vec<Back>, Option<PageReport>)> {
+        self.make_processes(criu, memory)?;
         steps.resumed();
         let driver = gpus.map(Gpus::attached).transpose()?;
         let way = driver.as_ref().map(|driver| Way {
@@ -94,20 +114,23 @@ impl Run<'_> {
             None => Vec::new(),
         };
         steps.gpus_back();
+        let filled = memory.wait()?;
         self.check_states(way.as_ref())?;
-        self.worker.succeeded(self.manifest.root)?;
-        Ok(Report::new(self.manifest, steps, &back))
+        Ok((back, filled))
     }
 
     /// Has CRIU make the processes again and let them go on.
-    fn make_processes(&self, criu: &Criu) -> Result<()> {
+    fn make_processes(&self, criu: &Criu, memory: &Memory) -> Result<()> {
+        let mut options = self.manifest.restore_options.clone();
+        options.extend(memory.option().map(str::to_owned));
         let mut running = criu.restore(&Restore {
             images: &self.folder.join(IMAGES),
             work: self.worker.work(),
-            options: &self.manifest.restore_options,
+            options: &options,
         })?;
         let limit = Duration::from_secs_f64(self.args.criu_timeout);
         running.wait(limit, self.worker.is_broken_off(), || {})?;
+        memory.criu_has_ended();
         Ok(())
     }
 

@@ -99,10 +99,10 @@ pub(super) struct Way<'a> {
 /// What failed, for each process that it failed for.
 pub(super) fn bring_back(manifest: &Manifest, way: &Way) -> Result<Vec<Back>> {
     let entries = users(manifest);
-    let found = entries.clone().map(|(entry, _)| Process::find(entry.pid));
-    let processes = found
-        .collect::<Result<Vec<_>, _>>()
-        .context("a process did not live through the restore")?;
+    let find = |(entry, _): (&ProcessEntry, _)| {
+        Process::find(entry.pid).map_err(|_| anyhow!(was_killed(entry.pid)))
+    };
+    let processes = entries.clone().map(find).collect::<Result<Vec<_>>>()?;
     let results = together(&processes, |process, show| {
         let (_, gpu) = entries
             .clone()
@@ -115,10 +115,7 @@ pub(super) fn bring_back(manifest: &Manifest, way: &Way) -> Result<Vec<Back>> {
     for (process, result) in processes.iter().zip(results) {
         match result {
             Ok(one) => back.push(one),
-            Err(_) if process.ends() => failures.push(format!(
-                "process {} was killed or ended during the restore",
-                process.pid
-            )),
+            Err(_) if process.ends() => failures.push(was_killed(process.pid)),
             Err(error) => failures.push(format!("process {}: {error:#}", process.pid)),
         }
     }
@@ -127,6 +124,10 @@ pub(super) fn bring_back(manifest: &Manifest, way: &Way) -> Result<Vec<Back>> {
     } else {
         bail!(failures.join("\n  "))
     }
+}
+
+fn was_killed(pid: u32) -> String {
+    format!("process {pid} was killed or ended during the restore")
 }
 
 /// The processes that use GPUs.

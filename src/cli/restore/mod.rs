@@ -6,6 +6,7 @@
 mod family;
 mod flow;
 mod gpu;
+mod memory;
 mod report;
 mod watch;
 mod work;

@@ -5,6 +5,7 @@ use super::super::{print_json, text};
 use super::gpu::Back;
 use anyhow::Result;
 use rewarm::checkpoint::Manifest;
+use rewarm::criu::pages::PageReport;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -66,6 +67,10 @@ pub(super) struct Report {
     gpu_seconds: f64,
     /// Seconds that were waited for memory after that.
     pages_seconds: f64,
+    /// Bytes that the page server put in place, and how often a thread had to wait
+    /// for some; 0 where CRIU read all.
+    page_bytes: u64,
+    page_faults: u64,
     /// Seconds in all.
     seconds: f64,
     /// What each process of a GPU got back.
@@ -89,7 +94,13 @@ struct GpuReport {
 }
 
 impl Report {
-    pub(super) fn new(manifest: &Manifest, steps: &Steps, back: &[Back]) -> Report {
+    pub(super) fn new(
+        manifest: &Manifest,
+        steps: &Steps,
+        back: &[Back],
+        filled: Option<PageReport>,
+    ) -> Report {
+        let filled = filled.unwrap_or_default().progress;
         let gpus: Vec<_> = back.iter().map(GpuReport::new).collect();
         let seconds = steps.seconds();
         Report {
@@ -102,6 +113,8 @@ impl Report {
             criu_seconds: steps.resumed - steps.checked,
             gpu_seconds: steps.gpus_back - steps.resumed,
             pages_seconds: seconds - steps.gpus_back,
+            page_bytes: filled.copied,
+            page_faults: filled.faults,
             seconds,
             gpus,
         }
