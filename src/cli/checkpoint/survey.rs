@@ -86,7 +86,7 @@ fn told(pid: u32, problems: &[Problem]) -> String {
 }
 
 fn criu(args: &CheckpointArgs, problems: &mut Vec<Problem>) -> Option<Criu> {
-    let advice = "CRIU's criu check tells more.";
+    let advice = "It takes CRIU 4.0 or newer, and root: `criu check` tells more.";
     let found = Criu::find(args.criu.as_deref())
         .and_then(|criu| criu.check_all().map(|()| criu))
         .map_err(|error| problems.push(Problem::new(error.to_string(), advice)));
