@@ -294,7 +294,7 @@ impl Task {
         if since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
             return Ok(());
         }
-        Err(PagesError::Protocol(format!(
+        Err(PagesError::Failed(format!(
             "process {} has nothing at {address:#x}, where its images have a page",
             self.pid
         )))
