@@ -232,7 +232,7 @@ fn every_byte_arrives_whatever_a_tree_does_meanwhile() {
     let told: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(told["version"], 1);
     let (bytes, copied) = (told["bytes"].as_u64(), told["copied"].as_u64());
-    assert!(bytes > Some(3 * 7 * 12 << 20), "{told}");
+    assert!(bytes > Some((3 * 7 * 12) << 20), "{told}");
     assert!(copied > Some(0), "{told}");
     assert!(!dumped.images().join("lazy-pages.socket").exists());
     dumped.is_whole(&["child0", "child1", "first fork", "second fork", "root"]);

@@ -168,9 +168,12 @@ fn any_bytes_give_an_error_or_sound_extents() {
         };
         let (mut address, mut offset) = (0, 0);
         for extent in &pagemap.lazy {
-            assert!(extent.bytes > 0 && extent.bytes % PAGE == 0, "{extent:?}");
-            assert!(extent.address >= address && extent.address % PAGE == 0);
-            assert!(extent.offset >= offset && extent.offset % PAGE == 0);
+            assert!(
+                extent.bytes > 0 && extent.bytes.is_multiple_of(PAGE),
+                "{extent:?}"
+            );
+            assert!(extent.address >= address && extent.address.is_multiple_of(PAGE));
+            assert!(extent.offset >= offset && extent.offset.is_multiple_of(PAGE));
             address = extent.address.checked_add(extent.bytes).unwrap();
             offset = extent.offset + extent.bytes;
             assert!(address <= 1 << 56);

@@ -212,7 +212,8 @@ impl Task {
     pub(super) fn fill_page(&self, address: u64, at: u64, bytes: &[u8]) -> Result<(), PagesError> {
         let layout = self.layout.read();
         let Some(offset) = layout.offset_of(address) else {
-            return Ok(self.uffd.wake(address, PAGE));
+            self.uffd.wake(address, PAGE);
+            return Ok(());
         };
         let begin = offset.checked_sub(at).map(|begin| begin as usize);
         let page = begin.and_then(|begin| bytes.get(begin..begin + PAGE as usize));
