@@ -4,13 +4,14 @@ use super::digests::{BLOCK, PageDigests, digest_pages};
 use super::fill::Filling;
 use super::task::{Pages, Task};
 use super::uffd::{self, Uffd};
-use super::{PagesError, can_serve};
+use super::{PagesError, Prefetched, can_serve, prefetch};
 use crate::criu::images::{Extent, PAGE};
 use crate::pages::{PageFile, Region};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 const BYTES: usize = 3 * BLOCK as usize + 6 * PAGE as usize;
@@ -132,6 +133,13 @@ fn nothing_of_a_damaged_block_is_filled_in() {
         let page = (at + pages / 2) % pages;
         assert!(!present[page], "page {at} of the file");
     }
+}
+
+#[test]
+fn what_is_in_memory_is_not_read_ahead() {
+    let images = Images::new("ahead");
+    let read = prefetch(&images.0, &AtomicBool::new(false)).unwrap();
+    assert!(matches!(read, Prefetched::NotWorthIt(_)), "{read:?}");
 }
 
 #[test]
