@@ -71,8 +71,8 @@ fn dump(plugin: &Plugin, live: &Live) -> (Stopped, u32) {
     plugin.act("lock", pid);
     assert_eq!(plugin.state(pid), "locked");
     let stopped = Stopped::all(pid);
+    assert_eq!(plugin.restore_thread(pid), Some(thread));
     stopped.with_running(thread, || {
-        assert_eq!(plugin.restore_thread(pid), Some(thread));
         plugin.act("checkpoint", pid);
         assert_eq!(plugin.state(pid), "checkpointed");
     });
@@ -83,8 +83,8 @@ fn dump(plugin: &Plugin, live: &Live) -> (Stopped, u32) {
 #[track_caller]
 fn resume(plugin: &Plugin, live: &Live, (stopped, thread): (Stopped, u32)) {
     let pid = live.pid();
+    assert_eq!(plugin.restore_thread(pid), Some(thread));
     stopped.with_running(thread, || {
-        assert_eq!(plugin.restore_thread(pid), Some(thread));
         plugin.act("restore", pid);
         plugin.act("unlock", pid);
         assert_eq!(plugin.state(pid), "running");
@@ -99,6 +99,7 @@ fn criu_dumps_a_process_without_rewarm() {
     assert!(plugin.is_usable());
     for seed in 1..=2 {
         let stopped = dump(&plugin, &live);
+        assert_eq!(live.used(), 0, "device memory is given back");
         resume(&plugin, &live, stopped);
         live.must("check");
         live.must(&format!("touch 3 {seed}"));
