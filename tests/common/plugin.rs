@@ -1,12 +1,17 @@
 //! CRIU as its CUDA plugin sees a process: the commands that it runs, and threads that
 //! stand still. Written after `plugins/cuda/cuda_plugin.c` of CRIU 4.2.
 
-use super::libraries;
+use super::live::Live;
+use super::{Link, Run, app, driver, libraries};
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+/// None of it stays behind when it is frozen.
+pub const MEMORY: &str = "memory=tiny,own,zero";
 
 /// What the plugin keeps of an answer, in bytes.
 const KEPT: usize = 127;
@@ -103,6 +108,48 @@ impl Plugin<'_> {
             arguments.extend(["--timeout", "10000"]);
         }
         assert_eq!(self.run(&arguments), (0, String::new()), "{arguments:?}");
+    }
+}
+
+/// A program without rewarm, on a machine of its own.
+pub fn plain() -> Live {
+    let run = Run::plain(app("freeze", Link::Dlopen)).arg(MEMORY);
+    Live::start_as_it_is(run.env("SIMCUDA_MACHINE", "{scratch}/machine"))
+}
+
+/// A program under rewarm. Its snapshots go to a folder that is made for them.
+pub fn freezable() -> Live {
+    let run = Run::rewarmed(app("freeze", Link::Dlopen))
+        .lanes(2)
+        .arg(MEMORY);
+    let live = Live::start(run.env("REWARM_SNAPSHOT_DIR", "{scratch}/snapshots"));
+    fs::create_dir(live.scratch().join("snapshots")).unwrap();
+    live
+}
+
+/// What is in the folder of its snapshots.
+pub fn snapshots(live: &Live) -> Vec<PathBuf> {
+    let entries = fs::read_dir(live.scratch().join("snapshots")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The command on a driver that refuses calls, see `tests/apps/refusing_driver.c`.
+pub fn refusing<'a>(command: &'a mut Command, calls: &str) -> &'a mut Command {
+    command
+        .env("LD_LIBRARY_PATH", driver("refusing_driver"))
+        .env("REAL_DRIVER", libraries().join("sim/libcuda.so.1"))
+        .env("REFUSE", calls)
+}
+
+/// Waits until a thaw that nobody asks about is over.
+#[track_caller]
+pub fn becomes_active(live: &Live) {
+    let begun = Instant::now();
+    while live.settled() != "active" {
+        if begun.elapsed() > Duration::from_secs(60) {
+            live.fail("it does not thaw");
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

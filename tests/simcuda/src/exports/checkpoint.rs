@@ -30,6 +30,9 @@ const REQUESTS: [Request; 6] = [
     Request::Unlock,
 ];
 
+/// Name of the thread that answers other processes: as long as a name can be.
+const RESTORE_THREAD: &str = "simcuda-restore";
+
 /// The socket of a process, which goes when the process does.
 fn address(pid: i32) -> std::io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("simcuda-checkpoint-{pid}"))
@@ -53,7 +56,7 @@ pub fn serve(world: &'static World) {
         }
     };
     let thread = std::thread::Builder::new()
-        .name("simcuda-restore".into())
+        .name(RESTORE_THREAD.into())
         .spawn(answer_all);
     if thread.is_ok() {
         let _ = start.recv();
@@ -121,7 +124,21 @@ fn ask(pid: i32, request: Request, argument: u32) -> Answer<u32> {
     if pid == std::process::id() as i32 {
         return here(world::current()?, request, argument);
     }
-    there(pid, request, argument)
+    match request {
+        // Whoever stops all threads but that one asks for it.
+        Request::RestoreThread => restore_thread_of(pid).ok_or(ERROR_NOT_INITIALIZED),
+        _ => there(pid, request, argument),
+    }
+}
+
+/// Found from outside: the process may be stopped.
+fn restore_thread_of(pid: i32) -> Option<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads.flatten().find_map(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let is_it = name.trim_end() == RESTORE_THREAD;
+        is_it.then(|| thread.file_name())?.to_str()?.parse().ok()
+    })
 }
 
 fn lock(pid: i32, arguments: In<u32>) -> Answer {
