@@ -30,6 +30,8 @@ fn checkpoint(live: &Live, options: &[&str]) -> Command {
     let given = ["checkpoint", "--pid", &pid, "--to", cli::text(&folder)];
     let mut command = live.rewarm(&[&given, options].concat());
     command.env("REWARM_CRIU", criu::can_checkpoint().unwrap());
+    // Where CRIU's log is left after a failure.
+    command.env("TMPDIR", live.scratch());
     command
 }
 
@@ -57,16 +59,21 @@ fn manifest(folder: &Path) -> Value {
 /// Insists that nothing is left of a checkpoint and that the program is as before.
 #[track_caller]
 fn unharmed(live: &mut Live) {
-    let left: Vec<_> = fs::read_dir(live.scratch())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with("checkpoint"))
-        .collect();
+    let mut left = names_in(live.scratch());
+    left.retain(|name| name.starts_with("checkpoint"));
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(live.state(), "active");
     live.must("check");
     live.must("touch 3 17");
     live.must("check");
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect()
 }
 
 /// A program that stands for CRIU: a script that knows where the real one is.
@@ -461,6 +468,9 @@ fn a_command_that_is_killed_at_any_time_leaves_all_or_nothing() {
             fs::remove_dir_all(folder(&live)).unwrap();
         }
         println!("after {wait:?}: {}", cli::stderr(&output));
+        let is_left = |name: &str| name.starts_with("rewarm-checkpoint");
+        let mut names = names_in(live.scratch()).into_iter();
+        assert_eq!(names.find(|name| is_left(name)), None);
         unharmed(&mut live);
         live.quit();
     }

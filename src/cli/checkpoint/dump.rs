@@ -7,15 +7,14 @@ use super::interrupts;
 use super::report::Report;
 use super::survey::Survey;
 use super::undo::Plan;
+use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::{Member, Tree};
 use rewarm::checkpoint::{GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images};
 use rewarm::criu::pages::digest_pages;
 use rewarm::criu::tool::{Dump, Running};
 use rewarm::snapshot::Snapshot;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
@@ -30,12 +29,12 @@ pub(super) fn dump(
     survey: &Survey,
     plan: &Plan,
     guardian: &Guardian,
+    work: &Work,
     machine: Machine,
     report: &mut Report,
 ) -> Result<()> {
-    let work = Work::make()?;
-    let hook = Hook::listen(&work.0)?;
-    let running = start(args, survey, guardian, &work.0)?;
+    let hook = Hook::listen(work.path())?;
+    let running = start(args, survey, guardian, work.path())?;
     let committed = wait(args, survey, running, || {
         let question = hook.asked()?;
         let time = Instant::now();
@@ -176,37 +175,4 @@ fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
-}
-
-/// A private folder for CRIU's log; removed, unless the log is of use.
-struct Work(PathBuf);
-
-impl Work {
-    fn make() -> Result<Work> {
-        let name = format!("rewarm-checkpoint-{}-{}", std::process::id(), now());
-        let path = env::temp_dir().join(name);
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Work(path))
-    }
-
-    /// Leaves the log, and says where.
-    fn keep(mut self) -> String {
-        let log = self.0.join(rewarm::criu::tool::DUMP_LOG);
-        match log.exists() {
-            true => {
-                self.0 = PathBuf::new();
-                format!("the checkpoint failed (CRIU's log is {})", log.display())
-            }
-            false => "the checkpoint failed".into(),
-        }
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 }

@@ -43,7 +43,14 @@ impl Survey {
         let (driver, gpus) = gpus(&tree, &mut problems);
         let mut notes = Vec::new();
         room(&place, &tree, &gpus, &mut problems, &mut notes);
+        problems.extend(others_limits(&tree));
         let options = Options::for_tree(&tree);
+        if args.leave_running && options.both.iter().any(|one| one == "--link-remap") {
+            problems.push(Problem::new(
+                "a file that is open was removed, but has other names: CRIU forgets them if the processes go on",
+                "Leave --leave-running out, or have the process close the file.",
+            ));
+        }
         let needs_firewall = options.both.iter().any(|one| one == "--tcp-established");
         if needs_firewall && !["iptables-restore", "nft"].into_iter().any(is_on_path) {
             problems.push(Problem::new(
@@ -83,6 +90,25 @@ fn told(pid: u32, problems: &[Problem]) -> String {
         text += &format!("\n  {}{what}.\n    {advice}", who.unwrap_or_default());
     }
     text
+}
+
+/// CRIU asks for the limits of processes, and the kernel tells those of other users
+/// only to whom it lets change them.
+fn others_limits(tree: &Tree) -> Option<Problem> {
+    const SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let rights = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let rights = u64::from_str_radix(rights.trim(), 16).ok()?;
+    let own = Facts::look(std::process::id()).ok()?.uid;
+    let other = tree.members.iter().find(|one| one.facts.uid != own)?;
+    (rights >> SYS_RESOURCE & 1 == 0).then(|| {
+        let user = other.facts.uid;
+        let what = format!("belongs to user {user}, and this command lacks CAP_SYS_RESOURCE");
+        let advice = "Run rewarm as root with all capabilities (in a container: --cap-add SYS_RESOURCE), or as the process's user.";
+        Problem::of(other.pid(), what, advice)
+    })
 }
 
 fn criu(args: &CheckpointArgs, problems: &mut Vec<Problem>) -> Option<Criu> {
