@@ -27,10 +27,11 @@ mod undo;
 
 pub(super) use guardian::{GuardianArgs, run as run_guardian};
 
-use super::{Usage, preload, text};
+use super::{Usage, text};
 use anyhow::{Context, Result, anyhow};
 use report::Report;
 use rewarm::control::Freeze;
+use rewarm::preload;
 use std::path::{self, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
