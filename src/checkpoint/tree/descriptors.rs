@@ -141,7 +141,7 @@ fn is_huge(path: &Path) -> bool {
     // SAFETY: a string, and a structure that the call fills.
     let code = unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) };
     // SAFETY: valid when zeroed, and filled since.
-    code == 0 && unsafe { found.assume_init() }.f_type as i64 == HUGETLBFS_MAGIC
+    code == 0 && unsafe { found.assume_init() }.f_type == HUGETLBFS_MAGIC
 }
 
 #[cfg(test)]

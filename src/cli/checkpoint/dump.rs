@@ -2,23 +2,19 @@
 
 use super::CheckpointArgs;
 use super::guardian::Guardian;
-use super::hook;
+use super::hook::{self, Hook};
 use super::interrupts;
 use super::report::Report;
 use super::survey::Survey;
 use super::undo::Plan;
+use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::{Member, Tree};
 use rewarm::checkpoint::{GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images};
 use rewarm::criu::pages::digest_pages;
 use rewarm::criu::tool::{Dump, Running};
 use rewarm::snapshot::Snapshot;
-use std::fs::{self, DirBuilder};
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
@@ -33,29 +29,19 @@ pub(super) fn dump(
     survey: &Survey,
     plan: &Plan,
     guardian: &Guardian,
+    work: &Work,
     machine: Machine,
     report: &mut Report,
 ) -> Result<()> {
-    let work = Work::make()?;
-    let (mut asked, theirs) = UnixStream::pair()?;
-    asked.set_nonblocking(true)?;
-    let running = start(args, survey, guardian, &work.0, &theirs)?;
-    drop(theirs);
+    let hook = Hook::listen(work.path())?;
+    let running = start(args, survey, guardian, work.path())?;
     let committed = wait(args, survey, running, || {
-        let mut question = [0];
-        if !asked.read(&mut question).is_ok_and(|bytes| bytes == 1) {
-            return None;
-        }
+        let question = hook.asked()?;
         let time = Instant::now();
         let committed = commit(args, survey, plan, &machine, report);
         report.seconds.commit = time.elapsed().as_secs_f64();
-        if committed.is_ok() && asked.write_all(&[hook::COMMITTED]).is_err() {
-            // CRIU has ended, so it lets the processes go on.
-            return Some(Err(anyhow!("criu dump ended before its time")));
-        }
-        // Without an answer CRIU lets the processes go on.
-        let _ = asked.shutdown(std::net::Shutdown::Both);
-        Some(committed)
+        // Whoever is not answered lets the processes go on.
+        Some(committed.and_then(|()| question.committed().context("criu ended before its time")))
     });
     if committed.is_err() && !interrupts::came() {
         return committed.with_context(|| work.keep());
@@ -68,22 +54,20 @@ fn start(
     survey: &Survey,
     guardian: &Guardian,
     work: &Path,
-    socket: &UnixStream,
 ) -> Result<Running> {
     let mut options = survey.options.of_dump();
     if args.leave_running {
         options.push("--leave-running".into());
     }
-    let hook = env::current_exe().context("cannot find the executable")?;
-    let number = socket.as_raw_fd();
+    let program = env::current_exe().context("cannot find the executable")?;
     Ok(survey.criu.dump(&Dump {
         pid: args.pid,
         images: &survey.place.partial().join(IMAGES),
         work,
         options: &options,
-        hook: &hook,
-        environment: &[(hook::VARIABLE, number.to_string().into())],
-        descriptors: &[number, guardian.descriptor()],
+        hook: &program,
+        environment: &[(hook::VARIABLE, hook::SOCKET.into())],
+        descriptors: &[guardian.descriptor()],
     })?)
 }
 
@@ -191,37 +175,4 @@ fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
-}
-
-/// A private folder for CRIU's log; removed, unless the log is of use.
-struct Work(PathBuf);
-
-impl Work {
-    fn make() -> Result<Work> {
-        let name = format!("rewarm-checkpoint-{}-{}", std::process::id(), now());
-        let path = env::temp_dir().join(name);
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Work(path))
-    }
-
-    /// Leaves the log, and says where.
-    fn keep(mut self) -> String {
-        let log = self.0.join(rewarm::criu::tool::DUMP_LOG);
-        match log.exists() {
-            true => {
-                self.0 = PathBuf::new();
-                format!("the checkpoint failed (CRIU's log is {})", log.display())
-            }
-            false => "the checkpoint failed".into(),
-        }
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 }

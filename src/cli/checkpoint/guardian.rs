@@ -6,6 +6,7 @@
 use super::undo::{self, Outcome, Plan};
 use crate::cli::text;
 use anyhow::{Context, Result, bail};
+use std::fs;
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -85,7 +86,9 @@ pub(in crate::cli) fn run(_args: &GuardianArgs) -> Result<ExitCode> {
     if word == DONE {
         return Ok(ExitCode::SUCCESS);
     }
-    match undo::undo(&plan, None) {
+    let undone = undo::undo(&plan, None);
+    let _ = fs::remove_dir_all(&plan.work);
+    match undone {
         Ok(Outcome::Undone) => {
             eprintln!("rewarm: the checkpoint was killed half way; the processes run on as before");
             Ok(ExitCode::SUCCESS)

@@ -24,6 +24,7 @@ mod interrupts;
 mod report;
 mod survey;
 mod undo;
+mod work;
 
 pub(super) use guardian::{GuardianArgs, run as run_guardian};
 
@@ -37,6 +38,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use survey::Survey;
 use undo::Plan;
+use work::Work;
 
 const EXAMPLES: &str = "\
 The processes end when the checkpoint is whole, unless --leave-running is given. After
@@ -106,9 +108,10 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
         eprintln!("rewarm: note: {}", text::printable(note));
     }
     interrupts::catch();
-    let plan = Plan::new(&survey, args.leave_running);
+    let work = Work::make()?;
+    let plan = Plan::new(&survey, &work, args.leave_running);
     let guardian = guardian::start(&plan)?;
-    let result = make(args, &survey, &plan, &guardian);
+    let result = make(args, &survey, &plan, &guardian, &work);
     let result = match result {
         Ok(report) => Ok(report),
         Err(error) => Err(undone(error, &survey, &plan)),
@@ -134,6 +137,7 @@ fn make(
     survey: &Survey,
     plan: &Plan,
     guardian: &guardian::Guardian,
+    work: &Work,
 ) -> Result<Report> {
     let begun = Instant::now();
     let mut report = Report::new(survey, plan);
@@ -149,7 +153,7 @@ fn make(
     report.seconds.driver = time.elapsed().as_secs_f64();
     interrupts::check()?;
     let time = Instant::now();
-    dump::dump(args, survey, plan, guardian, machine, &mut report)?;
+    dump::dump(args, survey, plan, guardian, work, machine, &mut report)?;
     report.seconds.dump = time.elapsed().as_secs_f64() - report.seconds.commit;
     let time = Instant::now();
     if args.leave_running {

@@ -6,6 +6,7 @@
 
 use super::driver::at_once;
 use super::survey::Survey;
+use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::Facts;
 use rewarm::checkpoint::{GPU, Manifest, Place};
@@ -29,6 +30,8 @@ pub(super) struct Plan {
     /// Id of the checkpoint.
     pub(super) id: u128,
     pub(super) leave_running: bool,
+    /// Folder of CRIU's log.
+    pub(super) work: PathBuf,
     processes: Vec<Planned>,
 }
 
@@ -51,7 +54,7 @@ pub(super) enum Outcome {
 }
 
 impl Plan {
-    pub(super) fn new(survey: &Survey, leave_running: bool) -> Plan {
+    pub(super) fn new(survey: &Survey, work: &Work, leave_running: bool) -> Plan {
         let planned = |facts: &Facts| {
             let gpu = survey.gpus.iter().find(|gpu| gpu.process.pid == facts.pid);
             Planned {
@@ -66,6 +69,7 @@ impl Plan {
             place: survey.place.clone(),
             id: fresh_id(),
             leave_running,
+            work: work.path().to_owned(),
             processes: members.map(|member| planned(&member.facts)).collect(),
         }
     }
