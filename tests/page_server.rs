@@ -206,8 +206,12 @@ impl Server {
 }
 
 fn kill(pid: u32) {
+    send(pid, libc::SIGKILL);
+}
+
+fn send(pid: u32, signal: i32) {
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+    assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
 }
 
 /// Bytes of a file of pages.
@@ -228,7 +232,7 @@ fn every_byte_arrives_whatever_a_tree_does_meanwhile() {
     let told: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(told["version"], 1);
     let (bytes, copied) = (told["bytes"].as_u64(), told["copied"].as_u64());
-    assert!(bytes > Some(3 * 7 * 12 << 20), "{told}");
+    assert!(bytes > Some((3 * 7 * 12) << 20), "{told}");
     assert!(copied > Some(0), "{told}");
     assert!(!dumped.images().join("lazy-pages.socket").exists());
     dumped.is_whole(&["child0", "child1", "first fork", "second fork", "root"]);
@@ -288,6 +292,27 @@ fn when_the_process_that_guards_is_killed_so_are_the_restored() {
     dumped.restore().unwrap();
     kill(server.0.id());
     server.0.wait().unwrap();
+    dumped.is_dead();
+    reap(filling);
+}
+
+#[test]
+fn when_the_guard_is_killed_before_it_has_read_anything_so_are_the_restored() {
+    let Some(dumped) = Dumped::new("tree", "2") else {
+        return;
+    };
+    let mut server = Server::start(&dumped, &[], &[]);
+    let filling = server.child();
+    send(server.0.id(), libc::SIGSTOP);
+    let images = dumped.images();
+    let restoring = std::thread::spawn(move || restore(&images, &["--lazy-pages"]));
+    until("it is restored", || !is_dead(dumped.pid));
+    // Some or all has been said by then.
+    sleep(Duration::from_millis(300));
+    kill(server.0.id());
+    server.0.wait().unwrap();
+    // It fails if one of its processes was killed before it had let it go.
+    let _ = restoring.join().unwrap();
     dumped.is_dead();
     reap(filling);
 }

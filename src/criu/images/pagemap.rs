@@ -82,7 +82,7 @@ fn add(pagemap: &mut Pagemap, free_from: &mut u64, message: &[u8]) -> Result<(),
     let entry = Entry::parse(message)?;
     let impossible = |what: String| Err(ImageReason::Impossible(what));
     let address = entry.address;
-    if address % PAGE != 0 {
+    if !address.is_multiple_of(PAGE) {
         return impossible(format!("address {address:#x} is not a page's"));
     }
     if address < *free_from {

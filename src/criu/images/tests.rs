@@ -36,7 +36,10 @@ fn varint(mut value: u64, to: &mut Vec<u8>) {
     to.push(value as u8);
 }
 
-fn message(fields: &[(u32, u64)]) -> Vec<u8> {
+/// Numbers and values.
+type Fields = [(u32, u64)];
+
+fn message(fields: &Fields) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (number, value) in fields {
         varint(u64::from(*number) << 3, &mut bytes);
@@ -45,7 +48,7 @@ fn message(fields: &[(u32, u64)]) -> Vec<u8> {
     bytes
 }
 
-fn image(entries: &[&[(u32, u64)]]) -> Vec<u8> {
+fn image(entries: &[&Fields]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(COMMON.to_le_bytes());
     bytes.extend(0x5608_4025u32.to_le_bytes());
@@ -90,7 +93,7 @@ fn entries_of_every_version_are_read() {
 fn what_cannot_be_is_an_error_that_names_the_file_and_the_entry() {
     let head: &[_] = &[(1, 1)];
     let good: &[_] = &[(1, 0x2000), (5, 2), (4, 6)];
-    let cases: [(&[&[(u32, u64)]], &str); 12] = [
+    let cases: [(&[&Fields], &str); 12] = [
         (&[&[(2, 1)]], "entry 0: it has no number of the file"),
         (&[&[(1, 1 << 40)]], "entry 0: a file of pages"),
         (&[head, &[(5, 2), (4, 6)]], "entry 1: it has no address"),
@@ -168,9 +171,12 @@ fn any_bytes_give_an_error_or_sound_extents() {
         };
         let (mut address, mut offset) = (0, 0);
         for extent in &pagemap.lazy {
-            assert!(extent.bytes > 0 && extent.bytes % PAGE == 0, "{extent:?}");
-            assert!(extent.address >= address && extent.address % PAGE == 0);
-            assert!(extent.offset >= offset && extent.offset % PAGE == 0);
+            assert!(
+                extent.bytes > 0 && extent.bytes.is_multiple_of(PAGE),
+                "{extent:?}"
+            );
+            assert!(extent.address >= address && extent.address.is_multiple_of(PAGE));
+            assert!(extent.offset >= offset && extent.offset.is_multiple_of(PAGE));
             address = extent.address.checked_add(extent.bytes).unwrap();
             offset = extent.offset + extent.bytes;
             assert!(address <= 1 << 56);

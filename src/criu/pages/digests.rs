@@ -78,7 +78,8 @@ impl PageDigests {
 }
 
 fn parse(text: &str) -> Option<Vec<u128>> {
-    if !text.bytes().all(|letter| letter.is_ascii_hexdigit()) || text.len() % DIGITS != 0 {
+    if !text.bytes().all(|letter| letter.is_ascii_hexdigit()) || !text.len().is_multiple_of(DIGITS)
+    {
         return None;
     }
     let digits = (0..text.len()).step_by(DIGITS);

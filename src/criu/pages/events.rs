@@ -81,7 +81,7 @@ impl Tasks {
 
     /// Listens as long as nothing goes wrong. `forked` is told of children before
     /// they run.
-    pub(super) fn listen_to_all(&self, forked: &dyn Fn(&Task) -> io::Result<()>) {
+    pub(super) fn listen_to_all(&self, forked: &dyn Fn(&Task)) {
         loop {
             let heard = self.wait();
             let heard = heard.map_err(|error| PagesError::system("epoll", error));
@@ -119,15 +119,11 @@ impl Tasks {
         Ok(events.iter().map(|event| event.u64 as usize).collect())
     }
 
-    fn hear(
-        &self,
-        task: &Arc<Task>,
-        forked: &dyn Fn(&Task) -> io::Result<()>,
-    ) -> Result<(), PagesError> {
+    fn hear(&self, task: &Arc<Task>, forked: &dyn Fn(&Task)) -> Result<(), PagesError> {
         let mut trouble = Ok(());
         let faults = task.read_events(|child| {
-            let told = forked(&child).map_err(|error| PagesError::system("a fork", error));
-            let added = told.and_then(|()| self.add(child));
+            forked(&child);
+            let added = self.add(child);
             if added.is_err() {
                 trouble = added;
             }

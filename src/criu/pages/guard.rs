@@ -84,7 +84,7 @@ impl PageServer {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        begin(&ours, options).map_err(failed)?;
+        begin(&ours, options, &door).map_err(failed)?;
         let shared = Arc::new(Shared {
             link: ours,
             state: Mutex::default(),
@@ -180,12 +180,12 @@ impl Drop for PageServer {
 }
 
 /// Tells the server what it is about. Digests may be long, so they go by file.
-fn begin(link: &Link, options: &PageServerOptions) -> io::Result<()> {
+fn begin(link: &Link, options: &PageServerOptions, door: &Door) -> io::Result<()> {
     let message = Begin {
         images: options.images.canonicalize()?,
     };
     let Some(digests) = &options.digests else {
-        return link.send(&message, &[]);
+        return link.send(&message, &[door.descriptor()]);
     };
     // SAFETY: a name and flags.
     let file = unsafe { libc::memfd_create(c"digests".as_ptr(), libc::MFD_CLOEXEC) };
@@ -196,7 +196,7 @@ fn begin(link: &Link, options: &PageServerOptions) -> io::Result<()> {
     let mut file = unsafe { File::from_raw_fd(file) };
     file.write_all(&serde_json::to_vec(digests)?)?;
     file.rewind()?;
-    link.send(&message, &[file.as_fd()])
+    link.send(&message, &[door.descriptor(), file.as_fd()])
 }
 
 impl Shared {
@@ -277,6 +277,9 @@ impl Shared {
         }
         let failed = |error| PagesError::system("lazy-pages.socket", error);
         let stream = door.accept().map_err(failed)?;
+        let connected = &[stream.as_fd()];
+        let told = self.link.send(&ToServer::Connected, connected);
+        told.map_err(|error| PagesError::system("page server", error))?;
         drop(door);
         self.state.lock().is_connected = true;
         while !self.take_next(&stream)? {}

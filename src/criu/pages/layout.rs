@@ -123,7 +123,7 @@ impl Layout {
 fn part(extent: Extent, begin: u64, end: u64) -> Extent {
     let begin = begin.max(extent.address);
     let end = end.min(extent.address + extent.bytes);
-    debug_assert!(begin % PAGE == 0);
+    debug_assert!(begin.is_multiple_of(PAGE));
     Extent {
         address: begin,
         bytes: end.saturating_sub(begin),

@@ -51,3 +51,6 @@ pub use server::serve;
 use totals::Totals;
 pub use totals::{PageProgress, PageReport};
 pub use uffd::can_serve;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use super::{PageProgress, PageReport};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The first message to the server. With the digests in a file, if there are any.
+/// The first message to the server. With the socket that CRIU connects to, and the
+/// digests in a file, if there are any.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Begin {
     /// Folder of the images.
@@ -21,6 +22,8 @@ pub(super) enum ToServer {
         /// As it is called here.
         real: u32,
     },
+    /// CRIU has connected; with the connection.
+    Connected,
     /// CRIU has put everything at its place.
     Restored,
     /// The restore was declared successful: the processes outlive the guard.

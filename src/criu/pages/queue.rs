@@ -119,9 +119,8 @@ impl Queue {
     /// Waits for the end, for so long; `None` if it is not there by then.
     pub(super) fn end(&self, limit: Duration) -> Option<Result<(), PagesError>> {
         let mut state = self.state.lock();
-        if state.end.is_none() {
-            self.changed.wait_for(&mut state, limit);
-        }
+        let is_on = |state: &mut State| state.end.is_none();
+        self.changed.wait_while_for(&mut state, is_on, limit);
         let end = state.end.take()?;
         // Nobody begins anything any more.
         state.end = Some(Ok(()));

@@ -6,6 +6,7 @@ use super::events::Tasks;
 use super::fill::Filling;
 use super::link::Link;
 use super::protocol::{Begin, FromServer, ToServer};
+use super::socket::{self, Said};
 use super::task::{Pages, Task};
 use super::uffd::Uffd;
 use super::victims::{self, Victim};
@@ -34,6 +35,14 @@ struct Server {
     filling: Arc<Filling>,
     tasks: Tasks,
     victims: Mutex<Vec<Victim>>,
+    /// What the guard may not have read when it is killed.
+    criu: Mutex<Option<Criu>>,
+}
+
+/// The way on which CRIU's messages come.
+enum Criu {
+    Listener(OwnedFd),
+    Connected(OwnedFd),
 }
 
 /// Runs the process that serves; standard input is its link to who started it.
@@ -51,11 +60,13 @@ pub fn serve() -> Result<(), PagesError> {
         libc::setsid();
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     }
-    let (begin, mut descriptors) = link
+    let (begin, descriptors) = link
         .receive::<Begin>()
         .and_then(|begin| begin.ok_or(io::ErrorKind::UnexpectedEof.into()))
         .map_err(failed)?;
-    let digests = match descriptors.pop() {
+    let mut descriptors = descriptors.into_iter();
+    let listener = descriptors.next();
+    let digests = match descriptors.next() {
         Some(file) => serde_json::from_reader(io::BufReader::new(File::from(file)))
             .map_err(|error| failed(error.into()))?,
         None => None,
@@ -70,6 +81,7 @@ pub fn serve() -> Result<(), PagesError> {
         tasks: Tasks::new(filling.clone()).map_err(failed)?,
         filling,
         victims: Mutex::default(),
+        criu: Mutex::new(listener.map(Criu::Listener)),
     });
     for work in [Server::listen, Server::obey] {
         let server = server.clone();
@@ -87,7 +99,8 @@ impl Server {
     fn listen(&self) {
         self.tasks.listen_to_all(&|child| {
             let uffd = child.uffd().descriptor();
-            self.link.send(&FromServer::Forked, &[uffd])
+            // A guard that is gone is seen elsewhere.
+            let _ = self.link.send(&FromServer::Forked, &[uffd]);
         });
     }
 
@@ -101,19 +114,36 @@ impl Server {
                         self.filling.queue.fail(error);
                     }
                 }
+                Ok(Some((ToServer::Connected, mut descriptors))) => {
+                    *self.criu.lock() = descriptors.pop().map(Criu::Connected);
+                }
                 Ok(Some((ToServer::Restored, _))) => self.filling.queue.restored(),
                 Ok(Some((ToServer::Released, _))) => is_released = true,
                 Ok(Some((ToServer::GiveUp, _))) => process::exit(1),
                 Ok(None) | Err(_) if is_released => return,
-                Ok(None) | Err(_) => {
-                    victims::kill(&self.victims.lock());
-                    eprintln!(
-                        "rewarm: who restored was killed before the restore was done: the restored processes were killed"
-                    );
-                    process::exit(1);
-                }
+                Ok(None) | Err(_) => self.end_all(),
             }
         }
+    }
+
+    /// The guard is gone: kills the processes, those too that it had not told of.
+    fn end_all(&self) -> ! {
+        victims::kill(&self.victims.lock());
+        let stream = match self.criu.lock().take() {
+            Some(Criu::Listener(listener)) => socket::accept_waiting(listener),
+            Some(Criu::Connected(stream)) => Some(stream.into()),
+            None => None,
+        };
+        // As its processes die, CRIU ends, and so does what it says.
+        while let Some(Ok(Said::Task { real, .. })) = stream.as_ref().map(socket::next) {
+            if let Ok(victim) = Victim::new(real) {
+                victims::kill(&[victim]);
+            }
+        }
+        eprintln!(
+            "rewarm: who restored was killed before the restore was done: the restored processes were killed"
+        );
+        process::exit(1)
     }
 
     fn take(&self, pid: i32, real: u32, descriptors: Vec<OwnedFd>) -> Result<(), PagesError> {

@@ -9,7 +9,7 @@ use super::PagesError;
 use super::link;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -59,17 +59,19 @@ impl Door {
         &self.path
     }
 
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
     /// Whether somebody has come within the limit.
     pub(super) fn waits(&self, limit: Duration) -> bool {
         is_readable(&self.listener, limit)
     }
 
     /// # Errors
-    /// The system's, and if it is another user who came.
+    /// The system's.
     pub(super) fn accept(&self) -> io::Result<UnixStream> {
-        let (stream, _) = self.listener.accept()?;
-        stream.set_nonblocking(false)?;
-        Ok(stream)
+        Ok(self.listener.accept()?.0)
     }
 }
 
@@ -77,6 +79,15 @@ impl Drop for Door {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Who has come to a listening socket and was not let in.
+pub(super) fn accept_waiting(listener: OwnedFd) -> Option<UnixStream> {
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true).ok()?;
+    let (stream, _) = listener.accept().ok()?;
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
 }
 
 /// By way of the open folder: names of sockets are short.

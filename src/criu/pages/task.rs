@@ -212,7 +212,8 @@ impl Task {
     pub(super) fn fill_page(&self, address: u64, at: u64, bytes: &[u8]) -> Result<(), PagesError> {
         let layout = self.layout.read();
         let Some(offset) = layout.offset_of(address) else {
-            return Ok(self.uffd.wake(address, PAGE));
+            self.uffd.wake(address, PAGE);
+            return Ok(());
         };
         let begin = offset.checked_sub(at).map(|begin| begin as usize);
         let page = begin.and_then(|begin| bytes.get(begin..begin + PAGE as usize));
@@ -294,7 +295,7 @@ impl Task {
         if since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
             return Ok(());
         }
-        Err(PagesError::Protocol(format!(
+        Err(PagesError::Failed(format!(
             "process {} has nothing at {address:#x}, where its images have a page",
             self.pid
         )))

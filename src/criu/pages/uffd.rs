@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-const API: libc::c_ulong = 0xc018_aa3f;
+pub(super) const API: libc::c_ulong = 0xc018_aa3f;
 const WAKE: libc::c_ulong = 0x8010_aa02;
 const COPY: libc::c_ulong = 0xc028_aa03;
 const ZEROPAGE: libc::c_ulong = 0xc020_aa04;
@@ -207,7 +207,11 @@ fn outcome(error: Option<io::Error>, done: i64, asked: u64) -> io::Result<Filled
     }
 }
 
-fn ask<T>(descriptor: RawFd, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
+pub(super) fn ask<T>(
+    descriptor: RawFd,
+    request: libc::c_ulong,
+    argument: &mut T,
+) -> io::Result<()> {
     // SAFETY: every request here is given the structure that it is defined with.
     match unsafe { libc::ioctl(descriptor, request, argument as *mut T) } {
         0 => Ok(()),
@@ -237,7 +241,7 @@ pub fn can_serve() -> Result<(), String> {
 }
 
 /// As CRIU does: the system call, and where that is not allowed, the device.
-fn open() -> io::Result<OwnedFd> {
+pub(super) fn open() -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: a system call with integers.
     let opened = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) } as RawFd;
