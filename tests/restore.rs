@@ -306,6 +306,45 @@ fn memory_comes_back_without_the_page_server_and_verified_too() {
 }
 
 #[test]
+fn a_tree_comes_back_whole() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    criu::adopt();
+    let mut live = Live::start(program(true).arg("children=2"));
+    let folder = live.scratch().join("checkpoint");
+    let pids = live.processes();
+    assert_eq!(pids.len(), 3);
+    let pid = live.pid().to_string();
+    let to = ["checkpoint", "--tree", "--pid", &pid, "--to", text(&folder)];
+    let mut checkpoint = live.rewarm(&to);
+    checkpoint.env("REWARM_CRIU", criu::can_checkpoint().unwrap());
+    let output = checkpoint.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    live.is_gone();
+    let mut saved = Saved { live, folder };
+    for _ in 0..2 {
+        let report = json(&mut saved.restoring(&["--detach", "--json"]));
+        assert_eq!(report["processes"], 3);
+        assert_eq!(report["gpus"].as_array().unwrap().len(), 3);
+        saved.live.is_back();
+        for command in ["check", "child 0 check", "child 1 check"] {
+            saved.live.must(command);
+        }
+        for pid in &pids {
+            assert_eq!(saved.live.state_of(*pid), "active");
+        }
+        saved.live.signal(libc::SIGKILL);
+        saved.live.is_gone();
+        for pid in &pids[1..] {
+            // SAFETY: a process that was ours from the start.
+            unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            until("its pid is free", || !reap_and_see(*pid));
+        }
+    }
+}
+
+#[test]
 fn without_the_page_server_nobody_is_left() {
     if criu::criu_or_skip().is_none() {
         return;
@@ -401,11 +440,7 @@ fn what_does_not_fit_is_told_before_anything_starts() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
     };
-    saved.with_file(
-        pages,
-        middle,
-        &[pages, "not what was written", "criu restore failed"],
-    );
+    saved.with_file(pages, middle, &[pages, "not what was written"]);
     saved.with_file(
         pages,
         |bytes| bytes.truncate(4096),

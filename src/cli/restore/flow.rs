@@ -1,6 +1,7 @@
 //! The steps of a restore.
 
 use super::RestoreArgs;
+use super::ahead::Ahead;
 use super::family::{End, end_of};
 use super::gpu::{self, Back, Gpus, Way};
 use super::memory::Memory;
@@ -46,6 +47,7 @@ pub(super) fn restore(
     let manifest = open(folder).map_err(Failure::before)?;
     let criu = Criu::find(args.criu.as_deref()).map_err(Failure::before)?;
     let gpus = Gpus::begin(&manifest);
+    let ahead = Ahead::begin(&manifest, folder);
     let mut misfits = fit::check(&manifest, folder, criu.version());
     let mut plan = GpuPlan::default();
     match gpus.as_ref().map(Option::as_ref) {
@@ -67,7 +69,7 @@ pub(super) fn restore(
         manifest: &manifest,
         plan: &plan,
     };
-    run.restore(&criu, gpus, &mut steps)
+    run.restore(&criu, gpus, ahead, &mut steps)
         .map_err(Failure::midway)
 }
 
@@ -81,9 +83,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn restore(&self, criu: &Criu, gpus: Option<Gpus>, steps: &mut Steps) -> Result<Report> {
+    fn restore(
+        &self,
+        criu: &Criu,
+        gpus: Option<Gpus>,
+        ahead: Ahead,
+        steps: &mut Steps,
+    ) -> Result<Report> {
         let mut memory = Memory::begin(self.args, self.folder, self.worker, self.manifest)?;
-        match self.bring_back(criu, gpus, &mut memory, steps) {
+        match self.bring_back(criu, gpus, ahead, &mut memory, steps) {
             Ok((back, filled)) => {
                 memory.release();
                 self.worker.succeeded(self.manifest.root)?;
@@ -97,12 +105,14 @@ impl Run<'_> {
         &self,
         criu: &Criu,
         gpus: Option<Gpus>,
+        ahead: Ahead,
         memory: &mut Memory,
         steps: &mut Steps,
     ) -> Result<(Vec<Back>, Option<PageReport>)> {
         self.make_processes(criu, memory)?;
         steps.resumed();
         let driver = gpus.map(Gpus::attached).transpose()?;
+        drop(ahead);
         let way = driver.as_ref().map(|driver| Way {
             folder: self.folder,
             driver,

@@ -3,6 +3,7 @@
 //! Two processes take part ([`watch`]): one restores ([`flow`]), the other sees to it
 //! that nothing half alive is left when that fails.
 
+mod ahead;
 mod family;
 mod flow;
 mod gpu;
@@ -14,6 +15,7 @@ mod work;
 use super::{Usage, text};
 use anyhow::{Context, Result, bail};
 use rewarm::control::Thaw;
+use rewarm::preload;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 pub(super) use watch::BrokenOff;
@@ -71,6 +73,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<ExitCode> {
     if args.from.as_os_str().is_empty() {
         return Err(Usage("--from: the folder has no name").into());
     }
+    preload::start_again_without_rewarm(&[])?;
     let folder = path::absolute(&args.from).context("cannot find the current folder")?;
     match watch::split()? {
         Side::First(supervisor) => supervisor.supervise(args.detach),

@@ -124,9 +124,9 @@ pub(super) fn worst_lines(log: &str) -> Vec<String> {
         let (_, what) = line.split_once("Error (")?;
         let (_, what) = what.split_once("): ").unwrap_or(("", what));
         let what = what.trim();
-        // Without CAP_SYS_RESOURCE it tries, and goes on.
-        let is_harmless = what.starts_with("rlimit: Can't setup RLIMIT_NOFILE");
-        let says_nothing = what.is_empty() || what.ends_with("FAILED.") || is_harmless;
+        // It warns so in every container, and goes on.
+        let is_usual = what.starts_with("rlimit: ");
+        let says_nothing = what.is_empty() || what.ends_with("FAILED.") || is_usual;
         (!says_nothing).then(|| what.to_owned())
     };
     let mut lines: Vec<_> = log.lines().filter_map(error).collect();
