@@ -2,7 +2,7 @@
 
 use super::CheckpointArgs;
 use anyhow::{Result, bail};
-use rewarm::checkpoint::tree::{Facts, Kind, Member, Tree};
+use rewarm::checkpoint::tree::{Descriptor, Facts, Kind, Member, Tree};
 use rewarm::checkpoint::{Options, Place, Problem, obstacles};
 use rewarm::control::{Process, ProcessError, ProcessReport, State};
 use rewarm::criu::tool::Criu;
@@ -94,25 +94,19 @@ fn criu(args: &CheckpointArgs, problems: &mut Vec<Problem>) -> Option<Criu> {
 }
 
 fn gpus(tree: &Tree, problems: &mut Vec<Problem>) -> (Option<CheckpointDriver>, Vec<GpuProcess>) {
-    let candidates: Vec<_> = tree.members.iter().filter(|one| has_driver(one)).collect();
-    for member in &tree.members {
-        if !has_driver(member) && has_device(member) {
-            problems.push(device_without_cuda(member.pid()));
-        }
-    }
-    if candidates.is_empty() {
-        return (None, Vec::new());
-    }
     let driver = match CheckpointDriver::open() {
         Ok(driver) => driver,
         Err(error) => {
-            let advice = "The processes use CUDA: install an NVIDIA driver of release 570 or later, and start rewarm where it is found.";
-            problems.push(Problem::new(error.to_string(), advice));
+            if tree.members.iter().any(may_use_cuda) {
+                let advice = "The processes use CUDA: install an NVIDIA driver of release 570 or later, and start rewarm where it is found.";
+                problems.push(Problem::new(error.to_string(), advice));
+            }
             return (None, Vec::new());
         }
     };
+    let living = tree.members.iter().filter(|one| !one.facts.is_zombie());
     let mut found = Vec::new();
-    for member in candidates {
+    for member in living {
         match driver.state(member.pid()) {
             Ok(CudaState::Running) => found.extend(look(member, problems)),
             Ok(state) => problems.push(Problem::of(
@@ -120,11 +114,7 @@ fn gpus(tree: &Tree, problems: &mut Vec<Problem>) -> (Option<CheckpointDriver>, 
                 format!("is {state} already, says the driver"),
                 "Bring it back first: cuda-checkpoint --action restore, then --action unlock.",
             )),
-            Err(CheckpointError::NotCuda { .. }) => {
-                if has_device(member) {
-                    problems.push(device_without_cuda(member.pid()));
-                }
-            }
+            Err(CheckpointError::NotCuda { .. }) => problems.extend(not_cuda(member)),
             Err(error) => {
                 let advice =
                     "Look at nvidia-smi, and whether this is the driver that the process uses.";
@@ -138,28 +128,38 @@ fn gpus(tree: &Tree, problems: &mut Vec<Problem>) -> (Option<CheckpointDriver>, 
     (Some(driver), found)
 }
 
-/// Whether a process has the driver's library in it.
-fn has_driver(member: &Member) -> bool {
-    let is_driver = |name: &Path| name.to_string_lossy().contains("/libcuda.so");
-    member.mappings.iter().any(|one| is_driver(&one.name))
+/// Whether a process has the driver's library, or rewarm's core, in it.
+fn may_use_cuda(member: &Member) -> bool {
+    is_mapped(member, "/libcuda.so") || is_mapped(member, CORE) || has_device(member)
+}
+
+/// In the maps of every process that uses CUDA under rewarm.
+const CORE: &str = "/librewarm_core.so";
+
+fn is_mapped(member: &Member, name: &str) -> bool {
+    let mut names = member.mappings.iter().map(|one| one.name.to_string_lossy());
+    names.any(|mapped| mapped.contains(name))
 }
 
 fn has_device(member: &Member) -> bool {
-    let is_device = |kind: &Kind| matches!(kind, Kind::Device { .. });
-    member.descriptors.iter().any(|one| {
-        is_device(&one.kind) && one.link.starts_with("/dev") && {
-            one.link.to_string_lossy().starts_with("/dev/nvidia")
-        }
-    })
+    let is_device = |one: &Descriptor| matches!(one.kind, Kind::Device { .. });
+    let mut devices = member.descriptors.iter().filter(|one| is_device(one));
+    devices.any(|one| one.link.to_string_lossy().starts_with("/dev/nvidia"))
 }
 
-fn device_without_cuda(pid: u32) -> Problem {
-    let what = "has the GPU open, but not through CUDA (NVML, graphics)";
-    Problem::of(
-        pid,
-        what,
-        "The driver cannot save that: have the process close it.",
-    )
+/// What is wrong with a process that the driver does not know.
+fn not_cuda(member: &Member) -> Option<Problem> {
+    let pid = member.pid();
+    if is_mapped(member, CORE) {
+        let what = "uses CUDA, but not the driver that is found here";
+        let advice = "Start rewarm with the LD_LIBRARY_PATH of the process.";
+        return Some(Problem::of(pid, what, advice));
+    }
+    has_device(member).then(|| {
+        let what = "has the GPU open, but not through CUDA (NVML, graphics)";
+        let advice = "The driver cannot save that: have the process close it.";
+        Problem::of(pid, what, advice)
+    })
 }
 
 /// What the driver's checkpoints do not know: seen from the machine.
