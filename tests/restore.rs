@@ -322,6 +322,9 @@ fn a_tree_comes_back_whole() {
     let output = checkpoint.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     live.is_gone();
+    for pid in &pids[1..] {
+        until("its pid is free", || !reap_and_see(*pid));
+    }
     let mut saved = Saved { live, folder };
     for _ in 0..2 {
         let report = json(&mut saved.restoring(&["--detach", "--json"]));
