@@ -350,6 +350,8 @@ static int has_become_child(int number, int leads_session)
         children[child_count++].pid = child;
         return 0;
     }
+    /* Its parent's end, too: when that goes, the child ends. */
+    close(line[0]);
     for (int i = 0; i < child_count; i++) close(children[i].line);
     child_count = 0;
     own = number;
