@@ -15,6 +15,8 @@ use std::time::Instant;
 /// The driver, on its way: to start it takes a moment.
 pub(super) struct Gpus {
     driver: Arc<CheckpointDriver>,
+    /// Whether the checkpoint's own GPUs are all in this machine.
+    are_all_here: bool,
     attaching: JoinHandle<Result<()>>,
 }
 
@@ -35,11 +37,17 @@ impl Gpus {
         };
         let driver = CheckpointDriver::open().map_err(|error| cannot(error.to_string()))?;
         let driver = Arc::new(driver);
+        // Before the driver starts: while it does, the kernel does not tell.
+        let are_all_here = fit::are_all_here(&manifest.machine.gpus);
         let attached = Arc::clone(&driver);
         let attaching = thread::Builder::new()
             .spawn(move || Ok(attached.attach()?))
             .map_err(|error| cannot(format!("no thread can be started ({error})")))?;
-        Ok(Some(Gpus { driver, attaching }))
+        Ok(Some(Gpus {
+            driver,
+            are_all_here,
+            attaching,
+        }))
     }
 
     /// Where the memory of the checkpoint's GPUs goes.
@@ -48,7 +56,7 @@ impl Gpus {
     /// Everything that does not fit.
     pub(super) fn plan(&self, manifest: &Manifest, folder: &Path) -> Result<GpuPlan, Vec<Misfit>> {
         let then = &manifest.machine.gpus;
-        let devices = if fit::are_all_here(then) {
+        let devices = if self.are_all_here {
             // The same machine: no need to wait for the driver.
             let facts = then.iter().map(|gpu| DeviceFacts {
                 name: gpu.name.clone(),

@@ -43,7 +43,8 @@ impl Freezer<'_> {
         let was_prepared = frozen.was_prepared;
         *state = State::Running; // The gate opens.
         report.seconds = begun.elapsed().as_secs_f64() - wait_seconds;
-        report.kept = request.keep_snapshot || !self.is_removed(snapshot, was_prepared);
+        report.kept = request.keep_snapshot || !is_removed(&snapshot, was_prepared);
+        self.let_go(snapshot);
         under_way.then = control::State::Active;
         let mut told = self.freezing.told.lock();
         told.thawed = Some(report.clone());
@@ -69,9 +70,11 @@ impl Freezer<'_> {
         if manifest.driver_version != self.driver_version()? {
             return foreign("it is of another driver version");
         }
-        for device in &manifest.devices {
-            if *device != self.describe(device.ordinal as i32)? {
-                return foreign("it is of another GPU");
+        for then in &manifest.devices {
+            // After a restore it may well be another one of the same kind.
+            let now = self.describe(then.ordinal as i32)?;
+            if (&then.name, then.bytes) != (&now.name, now.bytes) {
+                return foreign("it is of another kind of GPU");
             }
         }
         Ok(snapshot)
@@ -148,20 +151,23 @@ impl Freezer<'_> {
         })
     }
 
-    /// Removes a snapshot that nobody needs any more, or leaves its files as room for
-    /// the next. False if it is still there: that is no reason to fail a thaw.
-    fn is_removed(&self, snapshot: Snapshot, as_room: bool) -> bool {
-        let removed = if as_room {
-            snapshot.recycle()
-        } else {
-            snapshot.remove()
-        };
-        // Its bytes go when it is dropped, which takes a while and nobody waits for,
-        // but the next freeze.
+    /// Unmaps a snapshot, and gives back what was removed. That takes a while, and
+    /// nobody waits for it but the next freeze.
+    fn let_go(&self, snapshot: Snapshot) {
         let builder = thread::Builder::new().name("rewarm-clean".into());
         *self.freezing.cleaning.lock() = builder.spawn(move || drop(snapshot)).ok();
-        removed
-            .inspect_err(|error| tracing::warn!(%error, "the snapshot was not removed"))
-            .is_ok()
     }
+}
+
+/// Removes a snapshot that nobody needs any more, or leaves its files as room for
+/// the next. False if it is still there: that is no reason to fail a thaw.
+fn is_removed(snapshot: &Snapshot, as_room: bool) -> bool {
+    let removed = if as_room {
+        snapshot.recycle()
+    } else {
+        snapshot.remove()
+    };
+    removed
+        .inspect_err(|error| tracing::warn!(%error, "the snapshot was not removed"))
+        .is_ok()
 }
