@@ -3,7 +3,7 @@
 use super::CheckpointArgs;
 use anyhow::{Result, bail};
 use rewarm::checkpoint::tree::{Descriptor, Facts, Kind, Member, Tree};
-use rewarm::checkpoint::{Options, Place, Problem, obstacles};
+use rewarm::checkpoint::{Options, Place, Problem, cut_pipes, obstacles};
 use rewarm::control::{Process, ProcessError, ProcessReport, State};
 use rewarm::criu::tool::Criu;
 use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
@@ -41,7 +41,7 @@ impl Survey {
         problems.extend(found);
         let criu = criu(args, &mut problems);
         let (driver, gpus) = gpus(&tree, &mut problems);
-        let mut notes = Vec::new();
+        let mut notes = cut_pipes(&tree);
         room(&place, &tree, &gpus, &mut problems, &mut notes);
         problems.extend(others_limits(&tree));
         let options = Options::for_tree(&tree);
