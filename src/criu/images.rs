@@ -9,8 +9,9 @@ mod protobuf;
 
 pub use pagemap::{Extent, Pagemap, read_pagemap};
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Size of a page in images of this architecture, in bytes.
@@ -89,7 +90,12 @@ impl Entries {
     /// Opens an image of a kind, see `criu/include/magic.h`.
     fn open(path: &Path, magic: u32) -> Result<Entries, ImageError> {
         let failed = |error| ImageError::new(path, ImageReason::Io(error));
-        let file = File::open(path).map_err(failed)?;
+        // Without O_NONBLOCK, opening a pipe would wait for a writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             let text = "not a regular file".to_owned();
