@@ -239,6 +239,18 @@ fn every_byte_arrives_whatever_a_tree_does_meanwhile() {
 }
 
 #[test]
+fn what_a_child_moves_at_once_goes_with_it() {
+    let Some(dumped) = Dumped::new("moves", "64") else {
+        return;
+    };
+    let server = Server::start(&dumped, &[], &[]);
+    dumped.restore().unwrap();
+    let (status, _, err) = server.finish();
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    dumped.is_whole(&["root"]);
+}
+
+#[test]
 fn the_socket_may_be_elsewhere_and_the_line_says_where() {
     let Some(dumped) = Dumped::new("simple", "1") else {
         return;

@@ -4,9 +4,11 @@
 //! entries: a length of 32 bits, and a protobuf message of that length
 //! (`images/pagemap.proto`). Whoever wrote the files, nothing in them is believed.
 
+mod mm;
 mod pagemap;
 mod protobuf;
 
+pub use mm::read_wiped;
 pub use pagemap::{Extent, Pagemap, read_pagemap};
 
 use std::fs::{File, OpenOptions};
@@ -20,8 +22,9 @@ pub const PAGE: u64 = 4096;
 /// First magic number of most images (`IMG_COMMON_MAGIC`).
 const COMMON: u32 = 0x5456_4319;
 
-/// Most bytes of one entry; those that are read here have fewer than 50.
-const LONGEST_ENTRY: u32 = 1 << 20;
+/// Most bytes of one entry. The longest that is read here is of all mappings of a
+/// process: some 60 bytes each, and 65530 of them unless the administrator allows more.
+const LONGEST_ENTRY: u32 = 64 << 20;
 
 /// Most bytes of an image that is read here.
 const LONGEST_IMAGE: u64 = 1 << 30;

@@ -3,13 +3,18 @@
 use super::PagesError;
 use super::fill::Filling;
 use super::task::{Place, Task};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 /// Events that are taken from epoll(7) at once.
 const BATCH: usize = 64;
+
+/// How long one sleeps who is not to listen.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Most processes of one restore.
 const MOST_TASKS: usize = 1 << 16;
@@ -19,6 +24,8 @@ pub(super) struct Tasks {
     list: RwLock<Vec<Arc<Task>>>,
     epoll: OwnedFd,
     filling: Arc<Filling>,
+    /// Held while something that a process says is taken in; whether that is over.
+    is_silent: Mutex<bool>,
 }
 
 impl Tasks {
@@ -35,7 +42,14 @@ impl Tasks {
             // SAFETY: fresh, and nobody else's.
             epoll: unsafe { OwnedFd::from_raw_fd(epoll) },
             filling,
+            is_silent: Mutex::new(false),
         })
+    }
+
+    /// Listens to nobody any more: forks that are under way never end, other than by
+    /// SIGKILL.
+    pub(super) fn silence(&self) {
+        *self.is_silent.lock() = true;
     }
 
     /// Fills a process from now on.
@@ -120,6 +134,12 @@ impl Tasks {
     }
 
     fn hear(&self, task: &Arc<Task>, forked: &dyn Fn(&Task)) -> Result<(), PagesError> {
+        let is_silent = self.is_silent.lock();
+        if *is_silent {
+            // Whoever said so ends this process.
+            thread::sleep(PAUSE);
+            return Ok(());
+        }
         let mut trouble = Ok(());
         let faults = task.read_events(|child| {
             forked(&child);

@@ -246,6 +246,7 @@ impl Shared {
             state.has_failed = true;
             std::mem::take(&mut state.victims)
         };
+        let _ = self.link.send(&ToServer::Silence, &[]);
         victims::kill(&victims);
         let _ = self.link.send(&ToServer::GiveUp, &[]);
         let mut state = self.state.lock();

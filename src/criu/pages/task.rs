@@ -58,6 +58,8 @@ pub(super) struct Task {
     late: Mutex<Vec<u64>>,
     /// Whether it was restored, and not forked since.
     is_restored: bool,
+    /// Where its children find zeros (`MADV_WIPEONFORK`).
+    wiped: Arc<[Range<u64>]>,
     has_ended: AtomicBool,
 }
 
@@ -82,7 +84,13 @@ struct Waits {
 }
 
 impl Task {
-    pub(super) fn new(pid: i32, uffd: Uffd, lazy: &[Extent], pages: Option<Arc<Pages>>) -> Task {
+    pub(super) fn new(
+        pid: i32,
+        uffd: Uffd,
+        lazy: &[Extent],
+        pages: Option<Arc<Pages>>,
+        wiped: Vec<Range<u64>>,
+    ) -> Task {
         let bytes = pages.as_ref().map_or(0, |pages| pages.file.bytes());
         let blocks: Vec<_> = (0..bytes.div_ceil(BLOCK))
             .map(|_| AtomicU8::new(NOTHING))
@@ -100,6 +108,7 @@ impl Task {
             blocks,
             late: Mutex::default(),
             is_restored: true,
+            wiped: wiped.into(),
             has_ended: AtomicBool::new(false),
         }
     }
@@ -110,11 +119,15 @@ impl Task {
             CLAIMED => PENDING,
             state => state,
         };
+        let mut layout = layout.clone();
+        for range in self.wiped.iter() {
+            layout.take(range.clone());
+        }
         Task {
             pid: self.pid,
             pages: self.pages.clone(),
             uffd,
-            layout: RwLock::new(layout.clone()),
+            layout: RwLock::new(layout),
             blocks: self
                 .blocks
                 .iter()
@@ -123,6 +136,7 @@ impl Task {
                 .collect(),
             late: Mutex::default(),
             is_restored: false,
+            wiped: self.wiped.clone(),
             has_ended: AtomicBool::new(false),
         }
     }

@@ -4,10 +4,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long processes take to die, at most.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long they take to stop, at most, and how often it is looked.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A process, whatever becomes of its number.
 #[derive(Debug)]
@@ -58,7 +63,9 @@ impl Victim {
 }
 
 /// Kills processes and all that descends from them, and waits until they are dead.
-/// They are stopped first, so that none has another child meanwhile.
+/// They are stopped first, so that none has another child meanwhile. Nobody may read
+/// their events any more: a fork that is under way waits for that, and fails when its
+/// process is killed.
 pub(super) fn kill(victims: &[Victim]) {
     let mut descendants: Vec<Victim> = Vec::new();
     let mut known: HashSet<_> = victims
@@ -67,6 +74,7 @@ pub(super) fn kill(victims: &[Victim]) {
         .map(|victim| victim.pid)
         .collect();
     loop {
+        settle(&known);
         let found = children_of(&known);
         if found.is_empty() {
             break;
@@ -87,6 +95,28 @@ pub(super) fn kill(victims: &[Victim]) {
     for victim in all() {
         victim.has_died(until.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Waits until stopped processes do nothing any more: what one forks just now could
+/// not be seen. A thread that the kernel has wait for a page with a signal pending may
+/// never stop.
+fn settle(stopped: &HashSet<u32>) {
+    let until = Instant::now() + LAST_STEPS;
+    while Instant::now() < until && stopped.iter().any(|pid| runs(*pid)) {
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether a thread of a process runs, or sleeps so that its stop will wake it.
+fn runs(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_some_and(|state| state.starts_with(['R', 'S']))
+    })
 }
 
 /// Children of the processes that are not among them.
