@@ -1,6 +1,6 @@
 //! userfaultfd: the system calls (ioctl_userfaultfd(2), `linux/userfaultfd.h`).
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -17,6 +17,9 @@ const VERSION: u64 = 0xaa;
 
 /// Events of fork, remap, remove and unmap, as CRIU asks for them.
 const EVENTS: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+
+/// What `/proc/PID/fd` calls one.
+const KIND: &str = "anon_inode:[userfaultfd]";
 
 /// Size of a message, in bytes.
 const MESSAGE: usize = 32;
@@ -62,9 +65,13 @@ impl Uffd {
     /// Takes a descriptor, and has reading from it never wait.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; and if it is none of userfaultfd.
     pub(super) fn new(descriptor: OwnedFd) -> io::Result<Uffd> {
         let raw = descriptor.as_raw_fd();
+        let kind = fs::read_link(format!("/proc/self/fd/{raw}"))?;
+        if kind.as_os_str() != KIND {
+            return Err(io::Error::other(format!("{} is none", kind.display())));
+        }
         // SAFETY: an open descriptor, integers only.
         let done = unsafe {
             let flags = libc::fcntl(raw, libc::F_GETFL);

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LAST_STEPS: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A process, whatever becomes of its number.
+/// A process, whatever becomes of its number. Most are to be killed if all goes wrong.
 #[derive(Debug)]
 pub(super) struct Victim {
     /// Its number here.
@@ -51,7 +51,8 @@ impl Victim {
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, raw, signal, none, 0) == 0 }
     }
 
-    fn has_died(&self, limit: Duration) -> bool {
+    /// Whether it has ended within the limit.
+    pub(super) fn has_died(&self, limit: Duration) -> bool {
         let mut poll = libc::pollfd {
             fd: self.pidfd.as_raw_fd(),
             events: libc::POLLIN,

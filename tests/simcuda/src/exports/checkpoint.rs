@@ -128,7 +128,10 @@ fn process_of(thread: i32) -> Answer<i32> {
     };
     // SAFETY: has no requirements.
     let own = unsafe { libc::geteuid() };
-    require(own == 0 || number("Uid:") == Some(own), ERROR_OPERATING_SYSTEM)?;
+    require(
+        own == 0 || number("Uid:") == Some(own),
+        ERROR_OPERATING_SYSTEM,
+    )?;
     let process = number("Tgid:").ok_or(ERROR_OPERATING_SYSTEM)?;
     Ok(process as i32)
 }
