@@ -250,6 +250,29 @@ fn what_a_child_moves_at_once_goes_with_it() {
     dumped.is_whole(&["root"]);
 }
 
+/// Fewer descriptors than the program has children while it is filled.
+#[test]
+fn children_that_have_ended_are_forgotten() {
+    let Some(dumped) = Dumped::new("forks", "64") else {
+        return;
+    };
+    let server = Command::new("sh")
+        .args(["-c", "ulimit -n 48 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_rewarm"))
+        .args(["page-server", "--once", "--images", text(&dumped.images())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("it listens", || {
+        dumped.images().join("lazy-pages.socket").exists()
+    });
+    dumped.restore().unwrap();
+    let (status, _, err) = Server(server).finish();
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    dumped.is_whole(&["root"]);
+}
+
 #[test]
 fn the_socket_may_be_elsewhere_and_the_line_says_where() {
     let Some(dumped) = Dumped::new("simple", "1") else {

@@ -254,6 +254,19 @@ static void moves_at_once(void) {
         check("not wiped", wiped, 10, i);
 }
 
+// Many children, one after another, of whom none lives long.
+static void forks(void) {
+    for (int i = 0; i < 300; i++) {
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(0);
+        int status;
+        if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+            bad("fork", i, status, 0);
+    }
+    check_plain(7);
+}
+
 static void ready(void) {
     int fd = open("ready", O_CREAT | O_WRONLY, 0600);
     close(fd);
@@ -272,10 +285,10 @@ int main(int count, char **arguments) {
         wait_for("end");
         return 0;
     }
-    if (!strcmp(arguments[1], "moves")) {
+    if (strcmp(arguments[1], "tree")) {
         ready();
         wait_for("go");
-        moves_at_once();
+        strcmp(arguments[1], "forks") ? moves_at_once() : forks();
         say("ok root\n");
         wait_for("end");
         return 0;

@@ -3,7 +3,8 @@
 use super::PagesError;
 use super::fill::Filling;
 use super::task::{Place, Task};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -21,11 +22,19 @@ const MOST_TASKS: usize = 1 << 16;
 
 /// All processes, and who listens to them.
 pub(super) struct Tasks {
-    list: RwLock<Vec<Arc<Task>>>,
+    /// By the number that epoll(7) tells.
+    all: Mutex<All>,
     epoll: OwnedFd,
     filling: Arc<Filling>,
     /// Held while something that a process says is taken in; whether that is over.
     is_silent: Mutex<bool>,
+}
+
+#[derive(Default)]
+struct All {
+    tasks: HashMap<u64, Arc<Task>>,
+    /// How many there were.
+    count: u64,
 }
 
 impl Tasks {
@@ -38,7 +47,7 @@ impl Tasks {
             return Err(io::Error::last_os_error());
         }
         Ok(Tasks {
-            list: RwLock::default(),
+            all: Mutex::default(),
             // SAFETY: fresh, and nobody else's.
             epoll: unsafe { OwnedFd::from_raw_fd(epoll) },
             filling,
@@ -60,23 +69,38 @@ impl Tasks {
         let raw = task.uffd().raw();
         let task = Arc::new(task);
         let number = {
-            let mut list = self.list.write();
-            list.push(task.clone());
-            list.len() - 1
+            let mut all = self.all.lock();
+            if all.tasks.len() >= MOST_TASKS {
+                let text = format!("more than {MOST_TASKS} processes");
+                return Err(PagesError::Protocol(text));
+            }
+            let number = all.count;
+            all.count += 1;
+            all.tasks.insert(number, task.clone());
+            number
         };
-        if number >= MOST_TASKS {
-            let text = format!("more than {MOST_TASKS} processes");
-            return Err(PagesError::Protocol(text));
-        }
         self.filling.queue.add(task);
         self.listen(raw, number)
             .map_err(|error| PagesError::system("listening to a process", error))
     }
 
-    fn listen(&self, raw: RawFd, number: usize) -> io::Result<()> {
+    /// Forgets children that have ended: a process may have thousands of them, one
+    /// after another.
+    fn forget_ended(&self) {
+        let mut all = self.all.lock();
+        all.tasks.retain(|_, task| {
+            let is_over = task.is_over();
+            if is_over {
+                self.filling.queue.abandon(task);
+            }
+            !is_over
+        });
+    }
+
+    fn listen(&self, raw: RawFd, number: u64) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: libc::EPOLLIN as u32,
-            u64: number as u64,
+            u64: number,
         };
         // SAFETY: open descriptors, one structure.
         let added = unsafe {
@@ -101,8 +125,9 @@ impl Tasks {
             let heard = heard.map_err(|error| PagesError::system("epoll", error));
             let told = heard.and_then(|numbers| {
                 numbers.into_iter().try_for_each(|number| {
-                    let task = self.list.read()[number].clone();
-                    self.hear(&task, forked)
+                    let task = self.all.lock().tasks.get(&number).cloned();
+                    // The guard may hold the descriptor of one that was forgotten.
+                    task.map_or(Ok(()), |task| self.hear(&task, forked))
                 })
             });
             if let Err(error) = told {
@@ -111,7 +136,7 @@ impl Tasks {
         }
     }
 
-    fn wait(&self) -> io::Result<Vec<usize>> {
+    fn wait(&self) -> io::Result<Vec<u64>> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         // SAFETY: room for so many events.
         let got = unsafe {
@@ -130,7 +155,7 @@ impl Tasks {
             };
         }
         let events = &events[..got as usize];
-        Ok(events.iter().map(|event| event.u64 as usize).collect())
+        Ok(events.iter().map(|event| event.u64).collect())
     }
 
     fn hear(&self, task: &Arc<Task>, forked: &dyn Fn(&Task)) -> Result<(), PagesError> {
@@ -141,7 +166,9 @@ impl Tasks {
             return Ok(());
         }
         let mut trouble = Ok(());
+        let mut has_forked = false;
         let faults = task.read_events(|child| {
+            has_forked = true;
             forked(&child);
             let added = self.add(child);
             if added.is_err() {
@@ -149,6 +176,9 @@ impl Tasks {
             }
         });
         trouble?;
+        if has_forked {
+            self.forget_ended();
+        }
         let faults = faults.map_err(|error| PagesError::system("userfaultfd", error))?;
         let totals = &self.filling.totals;
         for address in faults {

@@ -5,6 +5,7 @@ use super::digests::PageDigests;
 use super::link::Link;
 use super::protocol::{Begin, FromServer, ToServer};
 use super::socket::{self, Door, Said};
+use super::uffd;
 use super::victims::{self, Victim};
 use super::{PageProgress, PageReport, PagesError};
 use parking_lot::{Condvar, Mutex};
@@ -225,7 +226,9 @@ impl Shared {
                     self.state.lock().progress = progress;
                 }
                 Ok(Some((FromServer::Forked, descriptors))) => {
-                    self.state.lock().held.extend(descriptors);
+                    let mut state = self.state.lock();
+                    state.held.retain(|uffd| !uffd::has_ended(uffd));
+                    state.held.extend(descriptors);
                 }
                 Ok(Some((FromServer::Done(report), _))) => {
                     self.done(report);

@@ -155,6 +155,24 @@ impl Task {
         self.blocks.iter().filter(is_open).count() as u64
     }
 
+    /// Forgets all of a child that has ended; tells how many blocks that nobody had
+    /// begun with are done by this.
+    pub(super) fn abandon(&self) -> u64 {
+        self.end();
+        *self.layout.write() = Layout::default();
+        let (pending, done) = (PENDING, DONE);
+        let is_open = |state: &&AtomicU8| {
+            let changed = state.compare_exchange(pending, done, Relaxed, Relaxed);
+            changed.is_ok()
+        };
+        self.blocks.iter().filter(is_open).count() as u64
+    }
+
+    /// Whether it was forked, and has ended.
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_restored && self.uffd.has_ended()
+    }
+
     /// Takes a block that nobody has begun with.
     pub(super) fn claim(&self, block: u64) -> bool {
         let state = &self.blocks[block as usize];
