@@ -253,11 +253,11 @@ fn what_a_child_moves_at_once_goes_with_it() {
 /// Fewer descriptors than the program has children while it is filled.
 #[test]
 fn children_that_have_ended_are_forgotten() {
-    let Some(dumped) = Dumped::new("forks", "64") else {
+    let Some(dumped) = Dumped::new("forks", "16") else {
         return;
     };
     let server = Command::new("sh")
-        .args(["-c", "ulimit -n 48 && exec \"$0\" \"$@\""])
+        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
         .arg(env!("CARGO_BIN_EXE_rewarm"))
         .args(["page-server", "--once", "--images", text(&dumped.images())])
         .stdout(Stdio::piped())

@@ -256,7 +256,7 @@ static void moves_at_once(void) {
 
 // Many children, one after another, of whom none lives long.
 static void forks(void) {
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 100; i++) {
         pid_t pid = fork();
         if (pid == 0)
             _exit(0);
