@@ -110,6 +110,62 @@ fn a_process_that_is_gone_is_said_to_be() {
     zombie.wait().unwrap();
 }
 
+/// What root asks of one process is not asked of another that the first leads to.
+#[test]
+fn a_link_to_the_socket_of_another_process_leads_nowhere() {
+    use std::os::unix::fs::{DirBuilderExt, symlink};
+    let (live, scratch) = (freezable(), Scratch::new());
+    let folder = scratch.file("run");
+    fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let mut sleeper = Sleeper(
+        Command::new("sleep")
+            .arg("1000")
+            .env("REWARM_RUN_DIR", &folder)
+            .spawn()
+            .unwrap(),
+    );
+    let socket = format!("run/{}.sock", live.pid());
+    let link = folder.join(format!("{}.sock", sleeper.pid()));
+    symlink(live.scratch().join(socket), link).unwrap();
+    let frozen = Command::new(env!("CARGO_BIN_EXE_rewarm"))
+        .args(["freeze", "--pid", &sleeper.pid(), "--to"])
+        .arg(scratch.file("snapshot"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&frozen.stderr);
+    assert!(
+        !frozen.status.success() && said.contains("without rewarm"),
+        "{said}"
+    );
+    assert_eq!(sleeper.0.try_wait().unwrap(), None);
+    assert_eq!(live.state(), "active");
+    live.quit();
+}
+
+#[test]
+fn whose_process_may_not_be_asked_is_told_what_to_do() {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: has no requirements.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("SKIPPED: it takes root to be two users");
+        return;
+    }
+    let live = plain();
+    let mut command = cuda_checkpoint(&["--get-state", "--pid", &live.pid().to_string()]);
+    command.uid(65534).gid(65534);
+    if let Err(error) = command.output() {
+        eprintln!("SKIPPED: the other user may not start the command: {error}");
+        return;
+    }
+    let (code, text) = printed(&mut command);
+    if text.contains("there is no CUDA driver") {
+        eprintln!("SKIPPED: the other user may not read the driver: {text}");
+        return;
+    }
+    assert_eq!(code, 304 % 256, "{text}");
+    assert!(text.contains("as its user or as root"), "{text}");
+}
+
 #[test]
 fn a_command_line_without_sense_is_a_usage_error() {
     for line in [

@@ -240,6 +240,41 @@ fn every_byte_arrives_whatever_a_tree_does_meanwhile() {
 }
 
 #[test]
+fn what_a_child_moves_at_once_goes_with_it() {
+    let Some(dumped) = Dumped::new("moves", "32") else {
+        return;
+    };
+    let server = Server::start(&dumped, &[], &[]);
+    dumped.restore().unwrap();
+    let (status, _, err) = server.finish();
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    dumped.is_whole(&["root"]);
+}
+
+/// Fewer descriptors than the program has children while it is filled.
+#[test]
+fn children_that_have_ended_are_forgotten() {
+    let Some(dumped) = Dumped::new("forks", "16") else {
+        return;
+    };
+    let server = Command::new("sh")
+        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_rewarm"))
+        .args(["page-server", "--once", "--images", text(&dumped.images())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("it listens", || {
+        dumped.images().join("lazy-pages.socket").exists()
+    });
+    dumped.restore().unwrap();
+    let (status, _, err) = Server(server).finish();
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    dumped.is_whole(&["root"]);
+}
+
+#[test]
 fn the_socket_may_be_elsewhere_and_the_line_says_where() {
     let Some(dumped) = Dumped::new("simple", "1") else {
         return;
@@ -358,6 +393,53 @@ fn images_that_are_cut_are_named_and_whole_again_serve() {
     dumped.restore().unwrap();
     assert_eq!(server.finish().0, Some(0));
     dumped.is_whole(&["root"]);
+}
+
+/// Connects as CRIU does, names a process and hands over a descriptor; then forks a
+/// process that keeps the connection, and waits.
+const OTHER_CRIU: &str = "\
+import ctypes, fcntl, os, socket, struct, sys, time
+path, pid, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+fd = os.open('/dev/null', os.O_RDONLY) if kind == 'null' else ctypes.CDLL(None).syscall(323, 0o2004000)
+if kind == 'uffd':
+    fcntl.ioctl(fd, 0xc018aa3f, bytearray(struct.pack('QQQ', 0xaa, 0, 0)))
+stream = socket.socket(socket.AF_UNIX)
+stream.connect(path)
+stream.send(struct.pack('<i', pid))
+if os.fork():
+    time.sleep(0.3)
+    os._exit(0)
+socket.send_fds(stream, [b'x'], [fd])
+time.sleep(60)
+";
+
+#[test]
+fn what_is_no_userfaultfd_is_refused_and_so_is_a_criu_that_has_gone() {
+    let Some(dumped) = Dumped::new("simple", "1") else {
+        return;
+    };
+    for (kind, words) in [
+        ("null", "/dev/null is none"),
+        ("uffd", "criu was killed before all processes were restored"),
+    ] {
+        let server = Server::start(&dumped, &[], &[]);
+        let socket = dumped.images().join("lazy-pages.socket");
+        let said = Command::new("python3")
+            .args([
+                "-c",
+                OTHER_CRIU,
+                text(&socket),
+                &dumped.pid.to_string(),
+                kind,
+            ])
+            .status()
+            .unwrap();
+        assert!(said.success(), "{said}");
+        let (status, _, err) = server.finish();
+        assert_eq!(status, Some(1), "{err}");
+        assert!(err.contains(words), "{err}");
+    }
+    dumped.is_dead();
 }
 
 #[test]

@@ -23,7 +23,7 @@ mod processes;
 mod protocol;
 mod report;
 mod server;
-mod socket;
+pub(crate) mod socket;
 mod stats_file;
 mod work;
 

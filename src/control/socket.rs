@@ -11,7 +11,7 @@ use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 /// The process at the other end, as it was when it connected or began to listen.
-pub(super) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
+pub(crate) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut peer = MaybeUninit::<libc::ucred>::uninit();
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel fills at most `length` bytes of `peer`.

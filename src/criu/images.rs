@@ -4,15 +4,18 @@
 //! entries: a length of 32 bits, and a protobuf message of that length
 //! (`images/pagemap.proto`). Whoever wrote the files, nothing in them is believed.
 
+mod mm;
 mod pagemap;
 mod protobuf;
 mod timers;
 
+pub use mm::read_wiped;
 pub use pagemap::{Extent, Pagemap, read_pagemap};
 pub use timers::rearm_timers;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Size of a page in images of this architecture, in bytes.
@@ -21,8 +24,9 @@ pub const PAGE: u64 = 4096;
 /// First magic number of most images (`IMG_COMMON_MAGIC`).
 const COMMON: u32 = 0x5456_4319;
 
-/// Most bytes of one entry; those that are read here have fewer than 50.
-const LONGEST_ENTRY: u32 = 1 << 20;
+/// Most bytes of one entry. The longest that is read here is of all mappings of a
+/// process: some 60 bytes each, and 65530 of them unless the administrator allows more.
+const LONGEST_ENTRY: u32 = 64 << 20;
 
 /// Most bytes of an image that is read here.
 const LONGEST_IMAGE: u64 = 1 << 30;
@@ -91,7 +95,12 @@ impl Entries {
     /// Opens an image of a kind, see `criu/include/magic.h`.
     fn open(path: &Path, magic: u32) -> Result<Entries, ImageError> {
         let failed = |error| ImageError::new(path, ImageReason::Io(error));
-        let file = File::open(path).map_err(failed)?;
+        // Without O_NONBLOCK, opening a pipe would wait for a writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             let text = "not a regular file".to_owned();

@@ -265,7 +265,10 @@ impl CheckpointDriver {
     fn told(&self, pid: u32, answer: Result<()>) -> Result<(), CheckpointError> {
         let Err(error) = answer else { return Ok(()) };
         if !NO_RESTORE_THREAD.contains(&error.code) || self.has_restore_thread(pid) {
-            let text = self.meaning(error.code);
+            let mut text = self.meaning(error.code);
+            if error.code == CUresult::OPERATING_SYSTEM {
+                text += belongs_to_another(pid);
+            }
             return Err(CheckpointError::Call { pid, error, text });
         }
         if may_use_cuda(pid) {
@@ -298,6 +301,15 @@ impl CheckpointDriver {
 /// As the driver takes it. It knows no process of a negative pid.
 fn raw(pid: u32) -> c_int {
     c_int::try_from(pid).unwrap_or(-1)
+}
+
+/// What to do where the driver may not speak with a process.
+fn belongs_to_another(pid: u32) -> &'static str {
+    let is_own = fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    match is_own {
+        true => "",
+        false => ": it belongs to another user, or is gone; ask as its user or as root",
+    }
 }
 
 /// Whether a process has a driver library in it, or that cannot be seen. Without one

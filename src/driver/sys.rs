@@ -25,6 +25,7 @@ impl CUresult {
     pub const NOT_FOUND: CUresult = CUresult(500);
     pub const ILLEGAL_STATE: CUresult = CUresult(401);
     pub const SHARED_OBJECT_SYMBOL_NOT_FOUND: CUresult = CUresult(302);
+    pub const OPERATING_SYSTEM: CUresult = CUresult(304);
     pub const SHARED_OBJECT_INIT_FAILED: CUresult = CUresult(303);
     pub const NOT_SUPPORTED: CUresult = CUresult(801);
     pub const CONTEXT_IS_DESTROYED: CUresult = CUresult(709);

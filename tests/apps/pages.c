@@ -18,7 +18,7 @@
 
 enum { PAGE = 4096, THREADS = 4, STACK = 96 };
 
-static char *plain, *huge, *parts, *sparse, *moved, *dropped, *freed, *heap;
+static char *wiped, *plain, *huge, *parts, *sparse, *moved, *dropped, *freed, *heap;
 static size_t bytes;
 static int threads_ok;
 
@@ -90,6 +90,10 @@ static void prepare(void) {
     plain = map(bytes), huge = map(bytes), parts = map(bytes), sparse = map(bytes);
     moved = map(bytes), dropped = map(bytes), freed = map(bytes), heap = malloc(bytes);
     madvise(huge, bytes, MADV_HUGEPAGE);
+    wiped = map(16 * PAGE);
+    madvise(wiped, 16 * PAGE, MADV_WIPEONFORK);
+    for (size_t i = 0; i < 16; i++)
+        fill(wiped, 10, i);
     heap += PAGE - (uintptr_t)heap % PAGE;
     for (size_t i = 0; i < pages(); i++) {
         fill(plain, 1, i), fill(huge, 2, i), fill(parts, 3, i);
@@ -219,6 +223,50 @@ static void fork_one(const char *name) {
         bad(name, 0, status, 0);
 }
 
+// Two children at a time move their memory about as soon as they live, and then look at all of it.
+static void moves_at_once(void) {
+    enum { ROUNDS = 6, PARTS = 64 };
+    size_t part = bytes / PARTS;
+    for (int round = 0; round < ROUNDS; round++) {
+        if (fork() == 0) {
+            for (size_t i = 0; i < 16; i++)
+                check_zero("wiped", wiped, i);
+            char *parts_of[PARTS], *room = map(bytes + PARTS * PAGE);
+            for (size_t i = 0; i < PARTS; i++)
+                parts_of[i] = plain + i * part;
+            for (size_t n = 0; n < 3 * PARTS; n++) {
+                size_t i = (PARTS - 1) - n % PARTS;
+                char *to = n / PARTS % 2 ? plain + i * part : room + i * (part + PAGE);
+                if (mremap(parts_of[i], part, part, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+                    abort();
+                parts_of[i] = to;
+            }
+            for (size_t i = 0; i < PARTS; i++)
+                for (size_t j = 0; j < part / PAGE; j++)
+                    check_at("moved by a child", parts_of[i] + j * PAGE, 1, i * part / PAGE + j);
+            _exit(0);
+        }
+        int status;
+        if (round % 2 && (wait(&status) < 0 || status || wait(&status) < 0 || status))
+            bad("moving child", round, status, 0);
+    }
+    for (size_t i = 0; i < 16; i++)
+        check("not wiped", wiped, 10, i);
+}
+
+// Many children, one after another, of whom none lives long.
+static void forks(void) {
+    for (int i = 0; i < 100; i++) {
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(0);
+        int status;
+        if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+            bad("fork", i, status, 0);
+    }
+    check_plain(7);
+}
+
 static void ready(void) {
     int fd = open("ready", O_CREAT | O_WRONLY, 0600);
     close(fd);
@@ -233,6 +281,14 @@ int main(int count, char **arguments) {
         ready();
         wait_for("go");
         check_plain(0);
+        say("ok root\n");
+        wait_for("end");
+        return 0;
+    }
+    if (strcmp(arguments[1], "tree")) {
+        ready();
+        wait_for("go");
+        strcmp(arguments[1], "forks") ? moves_at_once() : forks();
         say("ok root\n");
         wait_for("end");
         return 0;

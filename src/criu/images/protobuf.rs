@@ -48,6 +48,22 @@ pub(super) fn numbers(message: &[u8]) -> impl Iterator<Item = Result<(u32, u64),
     })
 }
 
+/// The fields of a message that have this number and are messages themselves.
+pub(super) fn messages(
+    message: &[u8],
+    wanted: u32,
+) -> impl Iterator<Item = Result<&[u8], ImageReason>> {
+    fields(message).filter_map(move |field| match field {
+        Ok(Field {
+            number,
+            value: Value::Bytes,
+            at,
+        }) if number == wanted => Some(Ok(&message[at])),
+        Ok(_) => None,
+        Err(reason) => Some(Err(reason)),
+    })
+}
+
 fn field(message: &[u8], begin: usize) -> Option<Field> {
     let mut rest = message.get(begin..)?;
     let tag = varint(&mut rest)?;

@@ -184,3 +184,57 @@ fn any_bytes_give_an_error_or_sound_extents() {
         assert!(offset <= pagemap.file_bytes);
     }
 }
+
+/// `mm-PID.img` with mappings of (start, end, advice).
+fn mappings(all: &[(u64, u64, u64)]) -> Vec<u8> {
+    let mut entry = message(&[(1, 0x1000), (12, 3)]);
+    for (start, end, advice) in all {
+        let mapping = message(&[(1, *start), (2, *end), (9, *advice)]);
+        varint(14 << 3 | 2, &mut entry);
+        varint(mapping.len() as u64, &mut entry);
+        entry.extend(mapping);
+    }
+    let mut bytes = COMMON.to_le_bytes().to_vec();
+    bytes.extend(0x5749_2820u32.to_le_bytes());
+    bytes.extend((entry.len() as u32).to_le_bytes());
+    bytes.extend(entry);
+    bytes
+}
+
+#[test]
+fn where_children_find_zeros_is_read_and_any_bytes_are_survived() {
+    let bytes = mappings(&[
+        (0, PAGE, 0),
+        (PAGE, 3 * PAGE, 1 << 18),
+        (4 * PAGE, 5 * PAGE, 2),
+    ]);
+    let wiped = read_wiped(&Image::new(&bytes).0).unwrap();
+    assert_eq!((wiped.len(), &wiped[0]), (1, &(PAGE..3 * PAGE)));
+    for bad in [(1, PAGE), (2 * PAGE, PAGE)] {
+        let bytes = mappings(&[(bad.0, bad.1, 0)]);
+        let error = read_wiped(&Image::new(&bytes).0).unwrap_err().to_string();
+        assert!(error.contains("entry 0: a mapping from"), "{error}");
+    }
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..1000 {
+        let mut any = bytes.clone();
+        let at = random.usize(8..any.len());
+        any[at] = random.u8(..);
+        for range in read_wiped(&Image::new(&any).0).unwrap_or_default() {
+            assert!(range.start <= range.end && range.start.is_multiple_of(PAGE));
+        }
+    }
+}
+
+#[test]
+fn a_pipe_in_place_of_an_image_is_refused_at_once() {
+    let image = Image::new(b"");
+    fs::remove_file(&image.0).unwrap();
+    let path = std::ffi::CString::new(image.0.to_str().unwrap()).unwrap();
+    // SAFETY: a string and a number.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    let error = read_pagemap(&image.0).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+}

@@ -5,6 +5,7 @@ use super::digests::PageDigests;
 use super::link::Link;
 use super::protocol::{Begin, FromServer, ToServer};
 use super::socket::{self, Door, Said};
+use super::uffd;
 use super::victims::{self, Victim};
 use super::{PageProgress, PageReport, PagesError};
 use parking_lot::{Condvar, Mutex};
@@ -81,6 +82,7 @@ impl PageServer {
     /// The system's.
     pub fn start(options: &PageServerOptions) -> Result<PageServer, PagesError> {
         let door = Door::open(&options.work)?;
+        allow_many_descriptors();
         let failed = |error| PagesError::system("page server", error);
         let (ours, theirs) = Link::pair().map_err(failed)?;
         let child = Command::new("/proc/self/exe")
@@ -189,6 +191,22 @@ impl Drop for PageServer {
     }
 }
 
+/// Two descriptors for each process and one for each child of theirs: more than the
+/// usual 1024 may be needed. Children of this process inherit the limit.
+fn allow_many_descriptors() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: one structure.
+    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    if told && limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: as above. If it is refused, the limit is as it was.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
 /// Tells the server what it is about. Digests may be long, so they go by file.
 fn begin(link: &Link, options: &PageServerOptions, door: &Door) -> io::Result<()> {
     let message = Begin {
@@ -218,7 +236,9 @@ impl Shared {
                     self.state.lock().progress = progress;
                 }
                 Ok(Some((FromServer::Forked, descriptors))) => {
-                    self.state.lock().held.extend(descriptors);
+                    let mut state = self.state.lock();
+                    state.held.retain(|uffd| !uffd::has_ended(uffd));
+                    state.held.extend(descriptors);
                 }
                 Ok(Some((FromServer::Done(report), _))) => {
                     self.done(report);
@@ -256,6 +276,7 @@ impl Shared {
             state.has_failed = true;
             std::mem::take(&mut state.victims)
         };
+        let _ = self.link.send(&ToServer::Silence, &[]);
         victims::kill(&victims);
         let _ = self.link.send(&ToServer::GiveUp, &[]);
         let mut state = self.state.lock();
@@ -294,22 +315,28 @@ impl Shared {
             }
         }
         let failed = |error| PagesError::system("lazy-pages.socket", error);
-        let stream = door.accept().map_err(failed)?;
+        let (stream, criu) = door.accept().map_err(failed)?;
         let connected = &[stream.as_fd()];
         let told = self.link.send(&ToServer::Connected, connected);
         told.map_err(|error| PagesError::system("page server", error))?;
         drop(door);
         self.state.lock().is_connected = true;
-        while !self.take_next(&stream)? {}
+        while !self.take_next(&stream, criu.as_ref())? {}
         Ok(())
     }
 
     /// Whether that was the last.
-    fn take_next(&self, stream: &UnixStream) -> Result<bool, PagesError> {
+    fn take_next(&self, stream: &UnixStream, criu: Option<&Victim>) -> Result<bool, PagesError> {
         let failed = |error| PagesError::system("page server", error);
         while !socket::is_readable(stream, PERIOD) {
             if self.state.lock().has_failed {
                 return Ok(true);
+            }
+            // Its processes have the connection, too, and wait for it for ever.
+            let has_died = criu.is_some_and(|criu| criu.has_died(Duration::ZERO));
+            if has_died && !socket::is_readable(stream, Duration::ZERO) {
+                let text = "criu was killed before all processes were restored";
+                return Err(PagesError::Protocol(text.into()));
             }
         }
         match socket::next(stream)? {

@@ -21,10 +21,28 @@
 //! events are read with a lock held that every copy needs, so that none is made
 //! between the reading of an event and what it means.
 //!
-//! Two things stay unseen, as for CRIU's own server: a child forked while pages
-//! are still missing finds its parent's bytes in memory that was advised
-//! `MADV_WIPEONFORK`; and one thread's munmap(2) racing with another's mremap(2)
-//! to the same place may be told in the wrong order.
+//! Whoever is killed is stopped first, and nobody reads events then: a fork that is
+//! under way waits for that, so no child is made that nobody knows.
+//!
+//! # Limits
+//! What is not seen, by CRIU's own server neither, or cannot be closed:
+//!
+//! - one thread's munmap(2) that races with another's mremap(2) to the same place may
+//!   be told in the wrong order, and a child that is forked while another thread of
+//!   its parent moves memory may have been made before or after that. Pages that were
+//!   still missing there are zero then;
+//! - a change of `MADV_WIPEONFORK` after the restore, while pages are missing: the
+//!   images say where children find zeros;
+//! - if guard and server are killed at the same moment, as by the end of their control
+//!   group, nobody is left to kill the restored processes, whose missing pages are
+//!   zero from then on: they belong into the same control group;
+//! - if the guard is killed in the microseconds between accepting CRIU's connection
+//!   and handing it on, CRIU fails, and kills its processes, unless it had said its
+//!   last word by then. If the server is killed between reading of a fork and handing
+//!   on the child's descriptor, the child can run until the guard has killed it;
+//! - a read that storage never answers is waited for, and so are the threads that need
+//!   its page. A fork or other change of an address space that takes longer than a minute
+//!   fails the restore.
 
 mod ahead;
 mod digests;

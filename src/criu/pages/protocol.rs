@@ -28,6 +28,8 @@ pub(super) enum ToServer {
     Restored,
     /// The restore was declared successful: the processes outlive the guard.
     Released,
+    /// The processes are about to be killed: none may have another child.
+    Silence,
     /// The processes have been killed: end.
     GiveUp,
 }

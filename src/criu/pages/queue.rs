@@ -56,6 +56,16 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// A child has ended: nothing of it is left to do.
+    pub(super) fn abandon(&self, task: &Arc<Task>) {
+        let mut state = self.state.lock();
+        state.open -= task.abandon();
+        state.tasks.retain(|(one, _)| !Arc::ptr_eq(one, task));
+        if state.end_if_done() {
+            self.changed.notify_all();
+        }
+    }
+
     /// From now on whole blocks may be filled: before, memory is not where it
     /// belongs.
     pub(super) fn restored(&self) {

@@ -11,11 +11,11 @@ use super::task::{Pages, Task};
 use super::uffd::Uffd;
 use super::victims::{self, Victim};
 use super::{PageReport, PagesError};
-use crate::criu::images::{ImageError, ImageReason, read_pagemap};
+use crate::criu::images::{ImageError, ImageReason, read_pagemap, read_wiped};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process;
@@ -119,6 +119,7 @@ impl Server {
                 }
                 Ok(Some((ToServer::Restored, _))) => self.filling.queue.restored(),
                 Ok(Some((ToServer::Released, _))) => is_released = true,
+                Ok(Some((ToServer::Silence, _))) => self.tasks.silence(),
                 Ok(Some((ToServer::GiveUp, _))) => process::exit(1),
                 Ok(None) | Err(_) if is_released => return,
                 Ok(None) | Err(_) => self.end_all(),
@@ -128,7 +129,7 @@ impl Server {
 
     /// The guard is gone: kills the processes, those too that it had not told of.
     fn end_all(&self) -> ! {
-        victims::kill(&self.victims.lock());
+        self.kill();
         let stream = match self.criu.lock().take() {
             Some(Criu::Listener(listener)) => socket::accept_waiting(listener),
             Some(Criu::Connected(stream)) => Some(stream.into()),
@@ -140,10 +141,17 @@ impl Server {
                 victims::kill(&[victim]);
             }
         }
-        eprintln!(
+        // Whoever started all this may have closed it.
+        let _ = writeln!(
+            io::stderr(),
             "rewarm: who restored was killed before the restore was done: the restored processes were killed"
         );
         process::exit(1)
+    }
+
+    fn kill(&self) {
+        self.tasks.silence();
+        victims::kill(&self.victims.lock());
     }
 
     fn take(&self, pid: i32, real: u32, descriptors: Vec<OwnedFd>) -> Result<(), PagesError> {
@@ -171,7 +179,9 @@ impl Server {
             return Err(ImageError::new(&path, ImageReason::Impossible(what)).into());
         }
         self.filling.totals.add_total(pagemap.lazy_bytes());
-        self.tasks.add(Task::new(pid, uffd, &pagemap.lazy, pages))
+        let wiped = read_wiped(&self.images.join(format!("mm-{pid}.img")))?;
+        let task = Task::new(pid, uffd, &pagemap.lazy, pages, wiped);
+        self.tasks.add(task)
     }
 
     fn pages(&self, number: u32) -> Result<Arc<Pages>, PagesError> {
@@ -207,7 +217,7 @@ impl Server {
                 seconds: begun.elapsed().as_secs_f64(),
             }),
             Err(error) => {
-                victims::kill(&self.victims.lock());
+                self.kill();
                 FromServer::Failed(error.to_string())
             }
         };

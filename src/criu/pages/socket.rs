@@ -7,6 +7,9 @@
 
 use super::PagesError;
 use super::link;
+use super::victims::Victim;
+use crate::config::effective_uid;
+use crate::control;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -68,10 +71,20 @@ impl Door {
         is_readable(&self.listener, limit)
     }
 
+    /// Lets CRIU in, and tells which process that is; `None` if it cannot be seen.
+    ///
     /// # Errors
-    /// The system's.
-    pub(super) fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept()?.0)
+    /// The system's; and somebody who is neither root nor this process's user: what he
+    /// hands over would be filled with others' memory.
+    pub(super) fn accept(&self) -> io::Result<(UnixStream, Option<Victim>)> {
+        let (stream, _) = self.listener.accept()?;
+        let peer = control::socket::peer(&stream)?;
+        if peer.uid != 0 && peer.uid != effective_uid() {
+            let text = format!("user {} has connected, who may not", peer.uid);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        let pid = u32::try_from(peer.pid).ok().filter(|pid| *pid > 0);
+        Ok((stream, pid.and_then(|pid| Victim::new(pid).ok())))
     }
 }
 

@@ -21,6 +21,11 @@ const PIECE: u64 = 256 << 10;
 /// How long it takes to be told of a change of the address space, at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a change of the address space takes, at most: a fork copies the page
+/// tables of all memory. Kernels up to 6.12 say for ever that one is under way when an
+/// mremap(2) failed at a bad moment.
+const LONGEST_CHANGE: Duration = Duration::from_secs(60);
+
 /// How long one waits for that at a time.
 const PAUSE: Duration = Duration::from_micros(50);
 
@@ -53,6 +58,8 @@ pub(super) struct Task {
     late: Mutex<Vec<u64>>,
     /// Whether it was restored, and not forked since.
     is_restored: bool,
+    /// Where its children find zeros (`MADV_WIPEONFORK`).
+    wiped: Arc<[Range<u64>]>,
     has_ended: AtomicBool,
 }
 
@@ -67,8 +74,23 @@ pub(super) enum Place {
     Zero,
 }
 
+/// Since when a page cannot be copied.
+#[derive(Default)]
+struct Waits {
+    /// As nothing is mapped there.
+    missing: Option<Instant>,
+    /// As the address space is changing.
+    changing: Option<Instant>,
+}
+
 impl Task {
-    pub(super) fn new(pid: i32, uffd: Uffd, lazy: &[Extent], pages: Option<Arc<Pages>>) -> Task {
+    pub(super) fn new(
+        pid: i32,
+        uffd: Uffd,
+        lazy: &[Extent],
+        pages: Option<Arc<Pages>>,
+        wiped: Vec<Range<u64>>,
+    ) -> Task {
         let bytes = pages.as_ref().map_or(0, |pages| pages.file.bytes());
         let blocks: Vec<_> = (0..bytes.div_ceil(BLOCK))
             .map(|_| AtomicU8::new(NOTHING))
@@ -86,6 +108,7 @@ impl Task {
             blocks,
             late: Mutex::default(),
             is_restored: true,
+            wiped: wiped.into(),
             has_ended: AtomicBool::new(false),
         }
     }
@@ -96,11 +119,15 @@ impl Task {
             CLAIMED => PENDING,
             state => state,
         };
+        let mut layout = layout.clone();
+        for range in self.wiped.iter() {
+            layout.take(range.clone());
+        }
         Task {
             pid: self.pid,
             pages: self.pages.clone(),
             uffd,
-            layout: RwLock::new(layout.clone()),
+            layout: RwLock::new(layout),
             blocks: self
                 .blocks
                 .iter()
@@ -109,6 +136,7 @@ impl Task {
                 .collect(),
             late: Mutex::default(),
             is_restored: false,
+            wiped: self.wiped.clone(),
             has_ended: AtomicBool::new(false),
         }
     }
@@ -125,6 +153,24 @@ impl Task {
     pub(super) fn open_blocks(&self) -> u64 {
         let is_open = |state: &&AtomicU8| matches!(state.load(Relaxed), PENDING | CLAIMED);
         self.blocks.iter().filter(is_open).count() as u64
+    }
+
+    /// Forgets all of a child that has ended; tells how many blocks that nobody had
+    /// begun with are done by this.
+    pub(super) fn abandon(&self) -> u64 {
+        self.end();
+        *self.layout.write() = Layout::default();
+        let (pending, done) = (PENDING, DONE);
+        let is_open = |state: &&AtomicU8| {
+            let changed = state.compare_exchange(pending, done, Relaxed, Relaxed);
+            changed.is_ok()
+        };
+        self.blocks.iter().filter(is_open).count() as u64
+    }
+
+    /// Whether it was forked, and has ended.
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_restored && self.uffd.has_ended()
     }
 
     /// Takes a block that nobody has begun with.
@@ -194,6 +240,9 @@ impl Task {
     /// The part of the file that a block's pages are in; empty if none is left.
     pub(super) fn needed(&self, block: u64) -> Range<u64> {
         let range = block * BLOCK..(block + 1) * BLOCK;
+        if self.has_ended.load(Relaxed) {
+            return range.start..range.start;
+        }
         let layout = self.layout.read();
         let mut needed = range.start..range.start;
         if let Some(first) = layout.first_in(range.clone()) {
@@ -241,7 +290,7 @@ impl Task {
     ) -> Result<(), PagesError> {
         let mut next = block * BLOCK;
         let mut most = PIECE;
-        let mut waiting_since = None;
+        let mut waits = Waits::default();
         loop {
             let layout = self.layout.read();
             let extent = layout.first_in(next..(block + 1) * BLOCK);
@@ -252,12 +301,12 @@ impl Task {
             let length = extent.bytes.min(most);
             let begin = (extent.offset - at) as usize;
             let piece = &bytes[begin..begin + length as usize];
-            let filled = self.uffd.copy(extent.address, piece);
+            let filled = self.copy(extent.address, piece);
             match filled.map_err(|error| self.refused(extent.address, error))? {
                 Filled::Bytes(bytes) => {
                     totals.add_copied(bytes);
                     next = extent.offset + bytes;
-                    (most, waiting_since) = (PIECE, None);
+                    (most, waits) = (PIECE, Waits::default());
                     continue;
                 }
                 Filled::Present => {
@@ -278,8 +327,8 @@ impl Task {
                     next = extent.offset + PAGE;
                     continue;
                 }
-                Filled::NotOneMapping => self.insist(extent.address, &mut waiting_since)?,
-                Filled::Changing => waiting_since = None,
+                Filled::NotOneMapping => self.insist(extent.address, &mut waits)?,
+                Filled::Changing => self.bear(extent.address, &mut waits)?,
             }
             // Somebody has to read what the process says, and cannot meanwhile.
             drop(layout);
@@ -289,15 +338,39 @@ impl Task {
         Ok(())
     }
 
-    /// Nothing is mapped where a page belongs. Right after munmap(2), what says so
-    /// is on its way.
-    fn insist(&self, address: u64, since: &mut Option<Instant>) -> Result<(), PagesError> {
-        if since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+    /// Copies bytes, with the layout held. What this says of the mapping is so: where
+    /// one that moves or goes at this very moment was not found, it says at the second
+    /// time that the address space is changing, as nobody has read of it yet.
+    fn copy(&self, address: u64, piece: &[u8]) -> io::Result<Filled> {
+        match self.uffd.copy(address, piece)? {
+            Filled::NotOneMapping => self.uffd.copy(address, piece),
+            filled => Ok(filled),
+        }
+    }
+
+    /// Nothing is mapped where a page belongs.
+    fn insist(&self, address: u64, waits: &mut Waits) -> Result<(), PagesError> {
+        waits.changing = None;
+        if waits.missing.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
             return Ok(());
         }
         Err(PagesError::Failed(format!(
             "process {} has nothing at {address:#x}, where its images have a page",
             self.pid
+        )))
+    }
+
+    /// The address space is changing.
+    fn bear(&self, address: u64, waits: &mut Waits) -> Result<(), PagesError> {
+        waits.missing = None;
+        if waits.changing.get_or_insert_with(Instant::now).elapsed() < LONGEST_CHANGE {
+            return Ok(());
+        }
+        Err(PagesError::Failed(format!(
+            "process {} has been changing its address space for {} s, and the page at \
+             {address:#x} cannot be brought; restore it without lazy pages",
+            self.pid,
+            LONGEST_CHANGE.as_secs()
         )))
     }
 

@@ -70,7 +70,7 @@ fn fill(path: &Path, digests: &PageDigests) -> (Region, Result<(), PagesError>) 
         },
     ];
     let pages = Some(Arc::new(Pages { file, digests }));
-    let task = Task::new(1, Uffd::new(descriptor).unwrap(), &lazy, pages);
+    let task = Task::new(1, Uffd::new(descriptor).unwrap(), &lazy, pages, Vec::new());
     let filling = Arc::new(Filling::new().unwrap());
     filling.start().unwrap();
     filling.queue.add(Arc::new(task));

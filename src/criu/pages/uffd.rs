@@ -1,5 +1,6 @@
 //! userfaultfd: the system calls (ioctl_userfaultfd(2), `linux/userfaultfd.h`).
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -7,12 +8,20 @@ pub(super) const API: libc::c_ulong = 0xc018_aa3f;
 const WAKE: libc::c_ulong = 0x8010_aa02;
 const COPY: libc::c_ulong = 0xc028_aa03;
 const ZEROPAGE: libc::c_ulong = 0xc020_aa04;
+const WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 
 /// `UFFD_API`.
 const VERSION: u64 = 0xaa;
 
 /// Events of fork, remap, remove and unmap, as CRIU asks for them.
 const EVENTS: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+
+/// What `/proc/PID/fd` calls one.
+const KIND: &str = "anon_inode:[userfaultfd]";
+
+/// An address that a process can have, and its length.
+const SOME_PAGE: u64 = 1 << 20;
+const PAGE: u64 = crate::criu::images::PAGE;
 
 /// Size of a message, in bytes.
 const MESSAGE: usize = 32;
@@ -58,9 +67,13 @@ impl Uffd {
     /// Takes a descriptor, and has reading from it never wait.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; and if it is none of userfaultfd.
     pub(super) fn new(descriptor: OwnedFd) -> io::Result<Uffd> {
         let raw = descriptor.as_raw_fd();
+        let kind = fs::read_link(format!("/proc/self/fd/{raw}"))?;
+        if kind.as_os_str() != KIND {
+            return Err(io::Error::other(format!("{} is none", kind.display())));
+        }
         // SAFETY: an open descriptor, integers only.
         let done = unsafe {
             let flags = libc::fcntl(raw, libc::F_GETFL);
@@ -133,6 +146,11 @@ impl Uffd {
         let _ = self.ask(WAKE, &mut [begin, bytes]);
     }
 
+    /// Whether its process has ended, or executes another program.
+    pub(super) fn has_ended(&self) -> bool {
+        has_ended(&self.0)
+    }
+
     fn ask<T>(&self, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
         ask(self.0.as_raw_fd(), request, argument)
     }
@@ -201,6 +219,14 @@ fn outcome(error: Option<io::Error>, done: i64, asked: u64) -> io::Result<Filled
         Some(libc::ESRCH | libc::ENOSPC) => Ok(Filled::Ended),
         _ => Err(error),
     }
+}
+
+/// Whether the address space of a descriptor is gone. It is asked to have a page
+/// written to again, which is no page of it that was protected: that changes nothing.
+pub(super) fn has_ended(descriptor: &OwnedFd) -> bool {
+    let mut page = [SOME_PAGE, PAGE, 0];
+    let refused = ask(descriptor.as_raw_fd(), WRITEPROTECT, &mut page).err();
+    refused.is_some_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
 pub(super) fn ask<T>(

@@ -4,12 +4,17 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long processes take to die, at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A process, whatever becomes of its number.
+/// How long they take to stop, at most, and how often it is looked.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A process, whatever becomes of its number. Most are to be killed if all goes wrong.
 #[derive(Debug)]
 pub(super) struct Victim {
     /// Its number here.
@@ -46,7 +51,8 @@ impl Victim {
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, raw, signal, none, 0) == 0 }
     }
 
-    fn has_died(&self, limit: Duration) -> bool {
+    /// Whether it has ended within the limit.
+    pub(super) fn has_died(&self, limit: Duration) -> bool {
         let mut poll = libc::pollfd {
             fd: self.pidfd.as_raw_fd(),
             events: libc::POLLIN,
@@ -58,7 +64,9 @@ impl Victim {
 }
 
 /// Kills processes and all that descends from them, and waits until they are dead.
-/// They are stopped first, so that none has another child meanwhile.
+/// They are stopped first, so that none has another child meanwhile. Nobody may read
+/// their events any more: a fork that is under way waits for that, and fails when its
+/// process is killed.
 pub(super) fn kill(victims: &[Victim]) {
     let mut descendants: Vec<Victim> = Vec::new();
     let mut known: HashSet<_> = victims
@@ -67,6 +75,7 @@ pub(super) fn kill(victims: &[Victim]) {
         .map(|victim| victim.pid)
         .collect();
     loop {
+        settle(&known);
         let found = children_of(&known);
         if found.is_empty() {
             break;
@@ -87,6 +96,28 @@ pub(super) fn kill(victims: &[Victim]) {
     for victim in all() {
         victim.has_died(until.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Waits until stopped processes do nothing any more: what one forks just now could
+/// not be seen. A thread that the kernel has wait for a page with a signal pending may
+/// never stop.
+fn settle(stopped: &HashSet<u32>) {
+    let until = Instant::now() + LAST_STEPS;
+    while Instant::now() < until && stopped.iter().any(|pid| runs(*pid)) {
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether a thread of a process runs, or sleeps so that its stop will wake it.
+fn runs(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        state.is_some_and(|state| state.starts_with(['R', 'S']))
+    })
 }
 
 /// Children of the processes that are not among them.

@@ -47,6 +47,7 @@ codes! {
     ERROR_PEER_ACCESS_UNSUPPORTED = 217, "peer access is not supported between these two devices";
     ERROR_INVALID_SOURCE = 300, "device kernel image is invalid";
     ERROR_FILE_NOT_FOUND = 301, "file not found";
+    ERROR_OPERATING_SYSTEM = 304, "OS call failed or operation not supported on this OS";
     ERROR_INVALID_HANDLE = 400, "invalid resource handle";
     ERROR_ILLEGAL_STATE = 401, "the operation cannot be performed in the present state";
     ERROR_NOT_FOUND = 500, "named symbol not found";

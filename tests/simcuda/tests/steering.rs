@@ -264,7 +264,26 @@ fn another_process_can_be_locked() {
     driver.ok("cuCheckpointProcessCheckpoint", (child, nothing));
     driver.ok("cuCheckpointProcessRestore", (child, nothing));
     driver.ok("cuCheckpointProcessUnlock", (child, nothing));
+    // Any thread stands for its process.
+    let mut thread = 0i32;
+    driver.ok(
+        "cuCheckpointProcessGetRestoreThreadId",
+        (child, &raw mut thread),
+    );
+    assert_ne!(thread, child);
+    driver.ok("cuCheckpointProcessLock", (thread, nothing));
+    assert_eq!(
+        driver.call("cuCheckpointProcessLock", (child, nothing)),
+        401
+    );
+    driver.ok("cuCheckpointProcessUnlock", (thread, nothing));
     assert_eq!(driver.call("cuCheckpointProcessLock", (1i32, nothing)), 3);
+    for nobody in [0, -1, i32::MAX] {
+        assert_eq!(
+            driver.call("cuCheckpointProcessLock", (nobody, nothing)),
+            304
+        );
+    }
     // SAFETY: ending the own child.
     unsafe {
         libc::kill(child, libc::SIGKILL);

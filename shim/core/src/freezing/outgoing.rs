@@ -151,7 +151,7 @@ impl Outgoing {
         let desk = self.desk(piece.device, lane);
         let is_last = (offset + bytes.len()) as u64 == piece.bytes;
         let Some(digest) = piece.digest.get() else {
-            return self.take_unknown(desk, number, bytes, is_last);
+            return self.take_unknown(desk, number, (offset, bytes), is_last);
         };
         let mut place = desk.place.lock();
         let place = match (*place, offset) {
@@ -165,17 +165,17 @@ impl Outgoing {
         Ok(())
     }
 
-    /// A chunk that nobody has looked at is gathered first.
+    /// A chunk that nobody has looked at is gathered first. One of which a part is
+    /// missing stays unknown.
     fn take_unknown(
         &self,
         desk: &Desk,
         number: usize,
-        bytes: &[u8],
+        (offset, bytes): (usize, &[u8]),
         is_last: bool,
     ) -> Result<(), SnapshotError> {
         let mut gathered = desk.gathered.lock();
-        gathered.add(bytes);
-        if !is_last {
+        if !gathered.add(number, offset, bytes) || !is_last {
             return Ok(());
         }
         let digest = digest(gathered.bytes());
@@ -183,7 +183,6 @@ impl Outgoing {
             let place = self.writer.write(desk.writer, gathered.bytes())?;
             self.settle(number, place.chunk(digest));
         }
-        gathered.clear();
         Ok(())
     }
 

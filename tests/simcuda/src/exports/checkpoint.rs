@@ -1,6 +1,9 @@
 //! `cuCheckpointProcess*`, for this process and, over a socket, for others.
 
-use crate::codes::{Answer, CUresult, ERROR_INVALID_VALUE, ERROR_NOT_INITIALIZED, SUCCESS, fail};
+use crate::codes::{
+    Answer, CUresult, ERROR_INVALID_VALUE, ERROR_NOT_INITIALIZED, ERROR_OPERATING_SYSTEM, SUCCESS,
+    fail, require,
+};
 use crate::entry::driver_calls;
 use crate::ffi::{In, Out};
 use crate::journal::tid;
@@ -116,11 +119,26 @@ fn there(pid: i32, request: Request, argument: u32) -> Answer<u32> {
     }
 }
 
+/// The process that a thread belongs to, if it exists and is not another user's.
+fn process_of(thread: i32) -> Answer<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let number = |name: &str| -> Option<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    // SAFETY: has no requirements.
+    let own = unsafe { libc::geteuid() };
+    require(
+        own == 0 || number("Uid:") == Some(own),
+        ERROR_OPERATING_SYSTEM,
+    )?;
+    let process = number("Tgid:").ok_or(ERROR_OPERATING_SYSTEM)?;
+    Ok(process as i32)
+}
+
 /// These calls work before `cuInit`, as their use on other processes needs no device.
-fn ask(pid: i32, request: Request, argument: u32) -> Answer<u32> {
-    if pid <= 0 {
-        return fail(ERROR_INVALID_VALUE);
-    }
+fn ask(thread: i32, request: Request, argument: u32) -> Answer<u32> {
+    let pid = process_of(thread)?;
     if pid == std::process::id() as i32 {
         return here(world::current()?, request, argument);
     }
