@@ -66,6 +66,12 @@ pub fn of_tree(tree: &Tree, whole: bool) -> Vec<Problem> {
     problems
 }
 
+/// Whether somebody outside of the tree has a unix stream with it.
+pub fn has_outer_streams(tree: &Tree) -> bool {
+    let mut all = tree.descriptors();
+    all.any(|(pid, descriptor)| stream_that_would_be_cut(tree, pid, descriptor).is_some())
+}
+
 fn of_process(facts: &Facts) -> Vec<Problem> {
     let mut problems = Vec::new();
     let pid = facts.pid;

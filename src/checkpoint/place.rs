@@ -111,6 +111,16 @@ impl Place {
         filled().inspect_err(|_| drop(self.remove_partial()))
     }
 
+    /// Removes the images of a dump that failed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn empty_images(&self) -> Result<(), CheckpointError> {
+        let images = self.partial().join(IMAGES);
+        fs::remove_dir_all(&images).map_err(CheckpointError::io(&images, "empty it"))?;
+        make(&images, 0o700)
+    }
+
     /// Gives the folder its name: from here on it is a checkpoint.
     ///
     /// # Errors

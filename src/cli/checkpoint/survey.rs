@@ -3,12 +3,16 @@
 use super::CheckpointArgs;
 use anyhow::{Result, bail};
 use rewarm::checkpoint::tree::{Descriptor, Facts, Kind, Member, Tree};
-use rewarm::checkpoint::{Options, Place, Problem, obstacles};
+use rewarm::checkpoint::{
+    Options, Place, Problem, has_connections, has_outer_connections, has_outer_streams, obstacles,
+};
 use rewarm::control::{Process, ProcessError, ProcessReport, State};
 use rewarm::criu::tool::Criu;
 use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// All that is known before anything is done.
 pub(super) struct Survey {
@@ -35,7 +39,7 @@ impl Survey {
     /// Everything that stands in the way, at once.
     pub(super) fn take(args: &CheckpointArgs, folder: &Path) -> Result<Survey> {
         let root = Process::find(args.pid)?;
-        let tree = Tree::look(root.pid)?;
+        let tree = look_at_tree(root.pid)?;
         let mut problems = obstacles(&tree, args.tree);
         let (place, found) = Place::find(folder, args.replace);
         problems.extend(found);
@@ -44,19 +48,18 @@ impl Survey {
         let mut notes = Vec::new();
         room(&place, &tree, &gpus, &mut problems, &mut notes);
         problems.extend(others_limits(&tree));
-        let options = Options::for_tree(&tree);
+        let mut options = Options::for_tree(&tree);
         if args.leave_running && options.both.iter().any(|one| one == "--link-remap") {
             problems.push(Problem::new(
                 "a file that is open was removed, but has other names: CRIU forgets them if the processes go on",
                 "Leave --leave-running out, or have the process close the file.",
             ));
         }
-        let needs_firewall = options.both.iter().any(|one| one == "--tcp-established");
-        if needs_firewall && !["iptables-restore", "nft"].into_iter().any(is_on_path) {
-            problems.push(Problem::new(
-                "the tree has established TCP connections, and neither iptables nor nft is installed",
-                "Install iptables, which CRIU needs to hold the connections still, or close them.",
-            ));
+        if let Some(criu) = &criu {
+            match network_lock(&tree, criu) {
+                Ok(lock) => options.dump.extend(lock),
+                Err(problem) => problems.push(problem),
+            }
         }
         let Some(criu) = criu.filter(|_| problems.is_empty()) else {
             bail!(told(args.pid, &problems));
@@ -78,6 +81,22 @@ impl Survey {
         freezable
             .map(|gpu| (gpu.process.pid, gpu.process.foreign_owner()))
             .collect()
+    }
+}
+
+/// The tree, without the connections of those who ask a process for its state: they
+/// are gone a moment later.
+fn look_at_tree(pid: u32) -> Result<Tree> {
+    const LOOKS: u32 = 8;
+    const PAUSE: Duration = Duration::from_millis(7);
+    let mut look = 1;
+    loop {
+        let tree = Tree::look(pid)?;
+        if look == LOOKS || !has_outer_streams(&tree) {
+            return Ok(tree);
+        }
+        thread::sleep(PAUSE * look);
+        look += 1;
     }
 }
 
@@ -109,6 +128,28 @@ fn others_limits(tree: &Tree) -> Option<Problem> {
         let advice = "Run rewarm as root with all capabilities (in a container: --cap-add SYS_RESOURCE), or as the process's user.";
         Problem::of(other.pid(), what, advice)
     })
+}
+
+/// How CRIU holds TCP connections still while it saves their ends one after another.
+/// Without a firewall bytes that are under way may be lost, so one that works is
+/// preferred; with both ends in the tree it also goes without.
+fn network_lock(tree: &Tree, criu: &Criu) -> Result<Option<String>, Problem> {
+    if !has_connections(tree) {
+        return Ok(None);
+    }
+    let way = if criu.check("network_lock_nftables") {
+        "nftables"
+    } else if is_on_path("iptables") {
+        "iptables"
+    } else if !has_outer_connections(tree) {
+        "skip"
+    } else {
+        return Err(Problem::new(
+            "the tree has TCP connections with others, and neither nftables nor iptables works here to hold them still",
+            "Install iptables, or close the connections.",
+        ));
+    };
+    Ok(Some(format!("--network-lock={way}")))
 }
 
 fn criu(args: &CheckpointArgs, problems: &mut Vec<Problem>) -> Option<Criu> {
