@@ -55,6 +55,11 @@ pub fn of_tree(tree: &Tree, whole: bool) -> Vec<Problem> {
         let what = "has ended";
         problems.push(Problem::of(tree.root().pid, what, "Name one that runs."));
     }
+    if tree.root().is_kernel {
+        let what = "is a thread of the kernel";
+        problems.push(Problem::of(tree.root().pid, what, "Name a process."));
+        return problems;
+    }
     for member in &tree.members {
         problems.extend(of_process(&member.facts));
         problems.extend(session(tree, &member.facts));

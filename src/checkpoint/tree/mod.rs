@@ -94,6 +94,12 @@ impl Tree {
         each.sum()
     }
 
+    /// What goes into the images at least, in bytes.
+    pub fn least_memory_bytes(&self) -> u64 {
+        let own = self.members.iter().map(|member| member.facts.own_bytes);
+        own.max().unwrap_or(0)
+    }
+
     /// Inodes of the unix sockets that members have.
     pub fn own_sockets(&self) -> HashSet<u64> {
         let sockets = self

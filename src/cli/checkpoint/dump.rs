@@ -135,6 +135,7 @@ fn commit(
     let beside = survey.place.partial();
     let folder = beside.join(IMAGES);
     let tree = Tree::look(args.pid)?;
+    survey.holds_for(&tree)?;
     let (pages, images) = thread::scope(|scope| {
         let pages = scope.spawn(|| digest_pages(&folder));
         let images = images::seal(&folder);
@@ -166,7 +167,7 @@ fn commit(
 fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
     let facts = &member.facts;
     let pid = facts.pid;
-    let uses_cuda = survey.gpus.iter().any(|gpu| gpu.process.pid == pid);
+    let uses_cuda = survey.knows(pid);
     let snapshot = report.snapshot_of(pid).map(|frozen| {
         let folder = Path::new(GPU).join(pid.to_string());
         let opened = Snapshot::open(&survey.place.partial().join(&folder));

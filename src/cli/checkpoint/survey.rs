@@ -43,6 +43,7 @@ impl Survey {
         let mut problems = obstacles(&tree, args.tree);
         let (place, found) = Place::find(folder, args.replace);
         problems.extend(found);
+        problems.extend(others_folder(&place, &tree));
         let criu = criu(args, &mut problems);
         let (driver, gpus) = gpus(&tree, &mut problems);
         let mut notes = Vec::new();
@@ -73,6 +74,47 @@ impl Survey {
             place,
             notes,
         })
+    }
+
+    /// Whether others use CUDA meanwhile than those that were found: a model that is
+    /// still loading, a child that was just started.
+    ///
+    /// # Errors
+    /// Which process does.
+    pub(super) fn still_holds(&self) -> Result<()> {
+        let Some(driver) = &self.driver else {
+            return Ok(());
+        };
+        let tree = Tree::look(self.tree.root().pid)?;
+        let living = tree.members.iter().filter(|one| !one.facts.is_zombie());
+        for pid in living.map(Member::pid).filter(|pid| !self.knows(*pid)) {
+            if !matches!(driver.state(pid), Err(CheckpointError::NotCuda { .. })) && is_there(pid) {
+                bail!("process {pid} began to use CUDA meanwhile: try again");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of the tree as it stands still: only what is mapped and open tells.
+    ///
+    /// # Errors
+    /// Which process may have begun to use CUDA.
+    pub(super) fn holds_for(&self, tree: &Tree) -> Result<()> {
+        let is_new = |one: &&Member| !self.tree.has(one.pid()) && !one.facts.is_zombie();
+        match tree
+            .members
+            .iter()
+            .filter(is_new)
+            .find(|one| may_use_cuda(one))
+        {
+            Some(member) => bail!("process {} was started meanwhile: try again", member.pid()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a process is one of those that use CUDA.
+    pub(super) fn knows(&self, pid: u32) -> bool {
+        self.gpus.iter().any(|gpu| gpu.process.pid == pid)
     }
 
     /// The processes that write snapshots, with their users where those are others.
@@ -109,6 +151,22 @@ fn told(pid: u32, problems: &[Problem]) -> String {
         text += &format!("\n  {}{what}.\n    {advice}", who.unwrap_or_default());
     }
     text
+}
+
+/// Who owns the folder around could put something else in the checkpoint's place: that
+/// is left to nobody but the processes' own user.
+fn others_folder(place: &Place, tree: &Tree) -> Option<Problem> {
+    let owner = place.foreign_owner()?;
+    let other = tree.members.iter().find(|one| one.facts.uid != owner)?;
+    let around = place.folder.parent()?.display();
+    let user = other.facts.uid;
+    Some(Problem::of(
+        other.pid(),
+        format!(
+            "belongs to user {user}, and the folder {around} to user {owner}, who could exchange the checkpoint"
+        ),
+        "Name a folder in one of root's, or of the user who runs rewarm.",
+    ))
 }
 
 /// CRIU asks for the limits of processes, and the kernel tells those of other users
@@ -193,6 +251,10 @@ fn gpus(tree: &Tree, problems: &mut Vec<Problem>) -> (Option<CheckpointDriver>, 
         problems.extend(unsupported_modes());
     }
     (Some(driver), found)
+}
+
+fn is_there(pid: u32) -> bool {
+    Facts::look(pid).is_ok_and(|facts| !facts.is_zombie())
 }
 
 /// Whether a process has the driver's library, or rewarm's core, in it.
@@ -312,8 +374,8 @@ fn of_report(facts: &Facts, report: &ProcessReport) -> Vec<Problem> {
     problems
 }
 
-/// Host memory must fit; device memory may turn out to be smaller, as zeroes are left
-/// out.
+/// The largest process must fit. What processes share is counted in each, and zeroes
+/// of device memory are left out: all together may turn out to be smaller.
 fn room(
     place: &Place,
     tree: &Tree,
@@ -335,16 +397,18 @@ fn room(
         })
         .sum();
     let folder = place.folder.display();
-    let (in_free, in_host) = (super::text::bytes(free), super::text::bytes(host));
-    let in_device = super::text::bytes(device);
-    if host > free {
+    let bytes = super::text::bytes;
+    let least = tree.least_memory_bytes();
+    if least > free {
+        let (least, free) = (bytes(least), bytes(free));
         problems.push(Problem::new(
-            format!("{in_host} of host memory do not fit where {folder} is: {in_free} are free"),
+            format!("{least} of host memory do not fit where {folder} is: {free} are free"),
             "Free some space, or name another folder.",
         ));
     } else if host.saturating_add(device) > free {
+        let (host, device, free) = (bytes(host), bytes(device), bytes(free));
         notes.push(format!(
-            "{in_host} of host memory and {in_device} of device memory may not fit where {folder} is, unless much of it is zero: {in_free} are free"
+            "{host} of host memory and {device} of device memory may not fit where {folder} is, unless much of it is zero or shared: {free} are free"
         ));
     }
 }
