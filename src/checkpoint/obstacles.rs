@@ -241,6 +241,7 @@ fn stream_that_would_be_cut(tree: &Tree, pid: u32, descriptor: &Descriptor) -> O
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::Access;
     use super::*;
 
     fn tree(facts: Vec<Facts>) -> Tree {
@@ -266,7 +267,7 @@ mod tests {
     fn open(link: &str, kind: Kind) -> Tree {
         let mut tree = tree(vec![facts(7, 1)]);
         tree.members[0].descriptors.push(Descriptor {
-            is_written: false,
+            access: Access::Read,
             number: 3,
             link: link.into(),
             inode: 99,

@@ -139,7 +139,7 @@ fn largest_ghost(tree: &Tree) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::{Descriptor, Facts, Member};
+    use super::super::tree::{Access, Descriptor, Facts, Member};
     use super::*;
 
     fn leader(kind: Kind, socket: Option<Socket>) -> Tree {
@@ -150,7 +150,7 @@ mod tests {
             ..Facts::default()
         };
         let descriptor = Descriptor {
-            is_written: false,
+            access: Access::Read,
             number: 3,
             link: "x".into(),
             inode: 99,

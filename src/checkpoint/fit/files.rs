@@ -18,9 +18,20 @@ fn how_changed(then: &FileEntry, now: Option<FileEntry>) -> Option<String> {
     let Some(now) = now else {
         return Some("is missing, and the processes use it".into());
     };
+    if then.is_log {
+        return None;
+    }
     if now.bytes != then.bytes {
+        let is_grown = then.modified.is_none() && now.bytes > then.bytes;
         let (then, now) = (then.bytes, now.bytes);
-        return Some(format!("was changed: it had {then} bytes and has {now}"));
+        let changed = format!("was changed: it had {then} bytes and has {now}");
+        // What the processes wrote since: another restore of theirs, or they went on.
+        return Some(match is_grown {
+            true => format!(
+                "{changed} (`truncate -s {then}` takes away what was written since; a log that is opened for appending, as with >>, may grow)"
+            ),
+            false => changed,
+        });
     }
     match (&then.build_id, &now.build_id) {
         (then, now) if then != now => {
@@ -50,6 +61,7 @@ mod tests {
             mode: 0o100_644,
             modified: Some(1),
             build_id: None,
+            is_log: false,
         }
     }
 
@@ -79,6 +91,14 @@ mod tests {
         assert_eq!(how_changed(&written, Some(file())), None);
         assert!(said(file(), None).contains("missing"));
         let longer = FileEntry { bytes: 8, ..file() };
-        assert!(said(file(), Some(longer)).contains("had 7 bytes and has 8"));
+        let now = || Some(longer.clone());
+        assert!(said(file(), now()).contains("had 7 bytes and has 8"));
+        assert!(said(written, now()).contains("truncate -s 7"));
+        let log = FileEntry {
+            is_log: true,
+            ..file()
+        };
+        assert_eq!(how_changed(&log, now()), None);
+        assert!(said(log, None).contains("missing"));
     }
 }

@@ -10,7 +10,7 @@ mod peers;
 mod process;
 mod sockets;
 
-pub use descriptors::{Descriptor, Kind};
+pub use descriptors::{Access, Descriptor, Kind};
 pub use mappings::Mapping;
 pub use process::Facts;
 pub use sockets::Socket;

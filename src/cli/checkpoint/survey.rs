@@ -2,13 +2,14 @@
 
 use super::CheckpointArgs;
 use anyhow::{Result, bail};
-use rewarm::checkpoint::tree::{Descriptor, Facts, Kind, Member, Tree};
+use rewarm::checkpoint::tree::{Access, Descriptor, Facts, Kind, Member, Tree};
 use rewarm::checkpoint::{
     Options, Place, Problem, has_connections, has_outer_connections, has_outer_streams, obstacles,
 };
 use rewarm::control::{Process, ProcessError, ProcessReport, State};
 use rewarm::criu::tool::Criu;
 use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -61,6 +62,9 @@ impl Survey {
                 Ok(lock) => options.dump.extend(lock),
                 Err(problem) => problems.push(problem),
             }
+        }
+        if args.leave_running {
+            notes.extend(growing(&tree));
         }
         let Some(criu) = criu.filter(|_| problems.is_empty()) else {
             bail!(told(args.pid, &problems));
@@ -167,6 +171,21 @@ fn others_folder(place: &Place, tree: &Tree) -> Option<Problem> {
         ),
         "Name a folder in one of root's, or of the user who runs rewarm.",
     ))
+}
+
+/// Files that processes who go on may make longer, which CRIU does not take at the
+/// restore.
+fn growing(tree: &Tree) -> Option<String> {
+    let is_one = |one: &&Descriptor| one.access == Access::Write && one.kind == Kind::File;
+    let written = tree.descriptors().map(|(_, one)| one).filter(is_one);
+    let names: BTreeSet<_> = written.map(|one| one.link.display().to_string()).collect();
+    (!names.is_empty()).then(|| {
+        let names: Vec<_> = names.into_iter().collect();
+        format!(
+            "if the processes make these files longer, they must be cut to their length of now before the restore (files that are opened for appending need not): {}",
+            names.join(", ")
+        )
+    })
 }
 
 /// CRIU asks for the limits of processes, and the kernel tells those of other users
