@@ -18,11 +18,12 @@ mod target;
 mod text;
 mod thaw;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use rewarm::config::BadValue;
 use rewarm::control::ProcessError;
 use rewarm::criu::pages::SERVE;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Something that rewarm needs is missing, or what was asked for failed.
@@ -127,6 +128,7 @@ fn die_of_broken_pipes() {
 
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    let written = io::stdout().write_all(text.as_bytes());
+    written.context("cannot write to standard output")
 }

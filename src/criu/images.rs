@@ -1,4 +1,4 @@
-//! Reading of CRIU's image files.
+//! Reading, and a little mending, of CRIU's image files.
 //!
 //! A file begins with two magic numbers (`criu/include/magic.h`); then come
 //! entries: a length of 32 bits, and a protobuf message of that length
@@ -6,8 +6,10 @@
 
 mod pagemap;
 mod protobuf;
+mod timers;
 
 pub use pagemap::{Extent, Pagemap, read_pagemap};
+pub use timers::rearm_timers;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

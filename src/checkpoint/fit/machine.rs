@@ -3,6 +3,7 @@
 
 use super::Misfit;
 use crate::checkpoint::{Machine, Manifest};
+use crate::config::effective_uid;
 use crate::criu::tool::Version;
 
 /// Beginnings of the names of CPU features that programs use by themselves, and so
@@ -51,6 +52,13 @@ pub(super) fn check(manifest: &Manifest, criu_version: Version) -> Vec<Misfit> {
         criu(&manifest.criu_version, criu_version),
     ];
     misfits.into_iter().flatten().map(Misfit::Machine).collect()
+}
+
+/// Whether this user may not restore. `CAP_CHECKPOINT_RESTORE` is not enough for how
+/// CRIU is run here.
+pub(super) fn rights() -> Option<Misfit> {
+    let is_root = effective_uid() == 0;
+    (!is_root).then(|| Misfit::Machine("restoring processes takes root: use sudo".into()))
 }
 
 fn kernel(then: &str, here: &str) -> Option<String> {

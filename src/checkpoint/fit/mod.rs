@@ -12,6 +12,7 @@ pub use gpus::{GpuPlan, are_all_here, plan_gpus};
 
 use super::Manifest;
 use crate::criu::tool::Version;
+use std::fmt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -52,6 +53,11 @@ pub enum Misfit {
         /// In what way.
         how: String,
     },
+    /// A file that the processes were writing has grown since.
+    #[error(
+        "{0}; if what was added may go, add --truncate-files (keep a copy of the file, if in doubt)"
+    )]
+    Grown(Cut),
     /// Numbers that processes, threads, groups or sessions need are in use.
     #[error(
         "{} taken by {holder}: the restored processes need their old pids, so end it, or restore in a pid namespace of its own (unshare --pid --fork --mount-proc)",
@@ -68,6 +74,28 @@ pub enum Misfit {
     Machine(String),
 }
 
+/// A file to be cut to the length that it had, as CRIU insists on that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Which file.
+    pub path: PathBuf,
+    /// Its length at the checkpoint, in bytes.
+    pub then: u64,
+    /// Its length now.
+    pub now: u64,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cut { path, then, now } = self;
+        let name = path.display();
+        write!(
+            to,
+            "{name}: has grown since the checkpoint, from {then} to {now} bytes"
+        )
+    }
+}
+
 /// Numbers in words, the first few of them.
 fn listed(pids: &[u32]) -> String {
     const MOST: usize = 4;
@@ -81,6 +109,10 @@ fn listed(pids: &[u32]) -> String {
 
 /// Looks at all that can be told without the driver.
 pub fn check(manifest: &Manifest, folder: &Path, criu: Version) -> Vec<Misfit> {
+    // Others cannot even look at much.
+    if let Some(misfit) = machine::rights() {
+        return vec![misfit];
+    }
     let parts: [&(dyn Fn() -> Vec<Misfit> + Sync); 5] = [
         &|| access::check(folder),
         &|| images::check(manifest, folder),

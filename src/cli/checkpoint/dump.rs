@@ -11,6 +11,7 @@ use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::{Member, Tree};
 use rewarm::checkpoint::{GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images};
+use rewarm::criu::images::rearm_timers;
 use rewarm::criu::pages::digest_pages;
 use rewarm::criu::tool::{CriuError, Dump, Running};
 use rewarm::snapshot::Snapshot;
@@ -136,6 +137,7 @@ fn commit(
     let folder = beside.join(IMAGES);
     let tree = Tree::look(args.pid)?;
     survey.holds_for(&tree)?;
+    rearm_timers(&folder.join("files.img"))?;
     let (pages, images) = thread::scope(|scope| {
         let pages = scope.spawn(|| digest_pages(&folder));
         let images = images::seal(&folder);

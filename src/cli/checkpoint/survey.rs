@@ -182,7 +182,7 @@ fn growing(tree: &Tree) -> Option<String> {
     (!names.is_empty()).then(|| {
         let names: Vec<_> = names.into_iter().collect();
         format!(
-            "if the processes make these files longer, they must be cut to their length of now before the restore (files that are opened for appending need not): {}",
+            "if the processes make these files longer, a restore takes --truncate-files (files that are opened for appending may grow): {}",
             names.join(", ")
         )
     })

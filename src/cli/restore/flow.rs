@@ -1,5 +1,6 @@
 //! The steps of a restore.
 
+use super::super::text;
 use super::RestoreArgs;
 use super::ahead::Ahead;
 use super::family::{End, end_of};
@@ -57,6 +58,9 @@ pub(super) fn restore(
             Err(more) => misfits.extend(more),
         },
         Err(misfit) => misfits.push(misfit.clone()),
+    }
+    if args.truncate_files {
+        cut_back(&mut misfits).map_err(Failure::before)?;
     }
     let (Ok(gpus), true) = (gpus, misfits.is_empty()) else {
         return Err(Failure::before(unfit(folder, &misfits)));
@@ -164,6 +168,20 @@ impl Run<'_> {
                 .context("the first process did not come back"),
         }
     }
+}
+
+/// Cuts files that have grown, if that is all that stands in the way.
+fn cut_back(misfits: &mut Vec<Misfit>) -> Result<()> {
+    if !misfits.iter().all(|one| matches!(one, Misfit::Grown(_))) {
+        return Ok(());
+    }
+    for misfit in misfits.drain(..) {
+        let Misfit::Grown(cut) = misfit else { continue };
+        cut.make()
+            .with_context(|| format!("{}: cannot be cut", cut.path.display()))?;
+        eprintln!("rewarm: {}: it was cut", text::printable(&cut.to_string()));
+    }
+    Ok(())
 }
 
 fn open(folder: &Path) -> Result<Manifest> {

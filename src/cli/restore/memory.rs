@@ -106,6 +106,7 @@ impl Memory {
             return error;
         };
         match server.wait_for(CONFESSION) {
+            Some(Err(_)) if error.is::<CriuError>() && server.has_lost_criu() => error,
             Some(Err(cause)) if error.is::<CriuError>() => anyhow!("{cause}\n  {error:#}"),
             Some(Err(cause)) => cause.into(),
             _ => error,

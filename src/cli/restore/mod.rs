@@ -50,6 +50,10 @@ pub(super) struct RestoreArgs {
     /// have CRIU read all memory before the processes go on, without the page server
     #[arg(long)]
     no_lazy: bool,
+    /// cut files that the processes were writing, such as logs, and that have grown
+    /// since, to the length that they had; what was added is lost
+    #[arg(long)]
+    truncate_files: bool,
     /// the program [default: REWARM_CRIU, or criu on the PATH]
     #[arg(long, value_name = "PATH")]
     criu: Option<PathBuf>,

@@ -3,10 +3,11 @@
 use super::super::fleet::{VERSION, rate};
 use super::super::{print_json, text};
 use super::gpu::Back;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rewarm::checkpoint::Manifest;
 use rewarm::criu::pages::PageReport;
 use serde::Serialize;
+use std::io::Write;
 use std::time::Instant;
 
 /// When the steps of a restore were done.
@@ -125,8 +126,9 @@ impl Report {
         if json {
             return print_json(self);
         }
-        print!("{}", self.text());
-        Ok(())
+        let text = self.text();
+        let written = std::io::stdout().write_all(text.as_bytes());
+        written.context("all is restored, but the report cannot be written")
     }
 
     fn text(&self) -> String {

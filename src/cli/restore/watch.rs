@@ -118,6 +118,8 @@ impl Worker {
     /// # Errors
     /// If the first process is gone: then the tree has to go, too.
     pub(super) fn succeeded(&self, root: u32) -> Result<()> {
+        // CRIU has ended, and who is killed from now on leaves nothing behind.
+        work::remove(&self.shared.work);
         let word = root.to_ne_bytes();
         let socket = self.socket.as_raw_fd();
         // SAFETY: a buffer of the length given. There may be nobody to read it.

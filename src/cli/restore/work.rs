@@ -36,7 +36,7 @@ fn make_in(parent: &Path) -> Result<PathBuf> {
             bail!("{}: too long a path for a socket", folder.display());
         }
         match DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => return Ok(folder),
+            Ok(()) => return has_room(folder),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => {
                 let cannot = || format!("cannot make {}: set TMPDIR to another", folder.display());
@@ -45,6 +45,19 @@ fn make_in(parent: &Path) -> Result<PathBuf> {
         }
     }
     bail!("{} is full of abandoned folders", parent.display())
+}
+
+/// CRIU's log must fit, or its reasons are lost.
+fn has_room(folder: PathBuf) -> Result<PathBuf> {
+    const LOG: usize = 256 << 10;
+    let file = folder.join("room");
+    let tried = fs::write(&file, vec![1; LOG]).and_then(|()| fs::remove_file(&file));
+    if let Err(error) = tried {
+        remove(&folder);
+        let full = || format!("{}: set TMPDIR to another folder", folder.display());
+        return Err(error).with_context(full);
+    }
+    Ok(folder)
 }
 
 /// Removes it with what CRIU left in it.

@@ -1,39 +1,75 @@
-//! The little of protobuf's encoding that images need: numbers of fields that are
-//! not nested. Other fields are passed over.
+//! The little of protobuf's encoding that images need.
 
 use super::ImageReason;
+use std::ops::Range;
 
-/// The fields of a message that are varints: number and value, in order.
-pub(super) fn numbers(message: &[u8]) -> impl Iterator<Item = Result<(u32, u64), ImageReason>> {
-    let mut rest = message;
+/// A field of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Field {
+    pub(super) number: u32,
+    pub(super) value: Value,
+    /// Where in the message the value is.
+    pub(super) at: Range<usize>,
+}
+
+/// What a field has.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Number(u64),
+    /// A message, or other bytes.
+    Bytes,
+    /// A number of fixed length.
+    Fixed,
+}
+
+/// The fields of a message, in order.
+pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field, ImageReason>> {
+    let mut at = 0;
     std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            match field(&mut rest) {
-                Some(None) => {}
-                Some(Some(found)) => return Some(Ok(found)),
-                None => {
-                    rest = &[];
-                    return Some(Err(ImageReason::Malformed));
-                }
-            }
+        if at >= message.len() {
+            return None;
         }
-        None
+        let found = field(message, at);
+        at = found.as_ref().map_or(message.len(), |found| found.at.end);
+        Some(found.ok_or(ImageReason::Malformed))
     })
 }
 
-/// The next field, if it is a varint; the outer `None` if there is none.
-fn field(rest: &mut &[u8]) -> Option<Option<(u32, u64)>> {
-    let tag = varint(rest)?;
+/// The fields of a message that are varints: number and value, in order.
+pub(super) fn numbers(message: &[u8]) -> impl Iterator<Item = Result<(u32, u64), ImageReason>> {
+    fields(message).filter_map(|field| match field {
+        Ok(Field {
+            number,
+            value: Value::Number(value),
+            ..
+        }) => Some(Ok((number, value))),
+        Ok(_) => None,
+        Err(reason) => Some(Err(reason)),
+    })
+}
+
+fn field(message: &[u8], begin: usize) -> Option<Field> {
+    let mut rest = message.get(begin..)?;
+    let tag = varint(&mut rest)?;
     let number = u32::try_from(tag >> 3).ok().filter(|number| *number > 0)?;
-    let skip = match tag & 7 {
-        0 => return Some(Some((number, varint(rest)?))),
-        1 => 8,
-        2 => usize::try_from(varint(rest)?).ok()?,
-        5 => 4,
+    let mut start = message.len() - rest.len();
+    let (value, bytes) = match tag & 7 {
+        0 => {
+            let value = varint(&mut rest)?;
+            (Value::Number(value), message.len() - rest.len() - start)
+        }
+        1 => (Value::Fixed, 8),
+        2 => {
+            let bytes = usize::try_from(varint(&mut rest)?).ok()?;
+            start = message.len() - rest.len();
+            (Value::Bytes, bytes)
+        }
+        5 => (Value::Fixed, 4),
         _ => return None,
     };
-    *rest = rest.get(skip..)?;
-    Some(None)
+    let at = start..start.checked_add(bytes)?;
+    message.get(at.clone())?;
+    Some(Field { number, value, at })
 }
 
 /// A number of up to 64 bits in groups of 7, the lowest first.

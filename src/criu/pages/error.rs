@@ -34,6 +34,9 @@ pub enum PagesError {
     /// CRIU said something that is not its protocol.
     #[error("lazy-pages.socket: {0}")]
     Protocol(String),
+    /// CRIU failed.
+    #[error("lazy-pages.socket: criu ended before all processes were restored")]
+    CriuEnded,
     /// What the process that serves said, or what became of it.
     #[error("{0}")]
     Failed(String),

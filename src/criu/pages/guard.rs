@@ -25,6 +25,9 @@ pub const SERVE: &str = "__serve-pages";
 /// How often it is looked whether somebody has given up.
 const PERIOD: Duration = Duration::from_millis(20);
 
+/// How long the server may take to say that it has ended the processes.
+const CONFESSION: Duration = Duration::from_millis(300);
+
 /// What is served, and where.
 #[derive(Clone, Debug)]
 pub struct PageServerOptions {
@@ -63,6 +66,8 @@ struct State {
     /// Whether CRIU has connected.
     is_connected: bool,
     criu_has_ended: bool,
+    /// CRIU ended in the middle, and for no fault of the server's.
+    has_lost_criu: bool,
     is_released: bool,
     /// Processes are being killed, or have been.
     has_failed: bool,
@@ -126,6 +131,11 @@ impl PageServer {
     /// [`PageServer::wait`] says so.
     pub fn criu_has_ended(&self) {
         self.shared.state.lock().criu_has_ended = true;
+    }
+
+    /// Whether CRIU ended in the middle: it knows why.
+    pub fn has_lost_criu(&self) -> bool {
+        self.shared.state.lock().has_lost_criu
     }
 
     /// Waits until all pages are in place.
@@ -260,6 +270,14 @@ impl Shared {
     /// Takes what CRIU says, to its last word.
     fn receive(&self, door: Door) {
         if let Err(error) = self.try_receive(door) {
+            // When the server fails, it kills the processes, and CRIU ends, too: the
+            // cause is what the server says then.
+            let mut state = self.state.lock();
+            if state.end.is_none() {
+                self.changed.wait_for(&mut state, CONFESSION);
+            }
+            state.has_lost_criu = state.end.is_none() && matches!(error, PagesError::CriuEnded);
+            drop(state);
             self.fail(error.to_string());
         }
     }

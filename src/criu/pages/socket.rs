@@ -168,8 +168,7 @@ fn word(stream: &UnixStream) -> Result<u32, PagesError> {
     while got < word.len() {
         let received = link::receive(stream.as_fd(), &mut word[got..]).map_err(failed)?;
         if received.bytes == 0 {
-            let text = "criu ended before all processes were restored";
-            return Err(PagesError::Protocol(text.into()));
+            return Err(PagesError::CriuEnded);
         }
         if !received.descriptors.is_empty() {
             let text = "a userfaultfd of no process";

@@ -1,6 +1,5 @@
 //! userfaultfd: the system calls (ioctl_userfaultfd(2), `linux/userfaultfd.h`).
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -8,9 +7,6 @@ pub(super) const API: libc::c_ulong = 0xc018_aa3f;
 const WAKE: libc::c_ulong = 0x8010_aa02;
 const COPY: libc::c_ulong = 0xc028_aa03;
 const ZEROPAGE: libc::c_ulong = 0xc020_aa04;
-
-/// `USERFAULTFD_IOC_NEW`, of `/dev/userfaultfd`.
-const NEW: libc::c_ulong = 0xaa00;
 
 /// `UFFD_API`.
 const VERSION: u64 = 0xaa;
@@ -240,23 +236,13 @@ pub fn can_serve() -> Result<(), String> {
         .map_err(|error| format!("userfaultfd has no events of address spaces here ({error})"))
 }
 
-/// As CRIU does: the system call, and where that is not allowed, the device.
+/// As CRIU does: it does not know `/dev/userfaultfd`.
 pub(super) fn open() -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: a system call with integers.
     let opened = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) } as RawFd;
-    if opened >= 0 {
-        // SAFETY: fresh, and nobody else's.
-        return Ok(unsafe { OwnedFd::from_raw_fd(opened) });
-    }
-    let refused = io::Error::last_os_error();
-    let Ok(device) = OpenOptions::new().read(true).open("/dev/userfaultfd") else {
-        return Err(refused);
-    };
-    // SAFETY: the request takes flags and opens a descriptor.
-    let opened = unsafe { libc::ioctl(device.as_raw_fd(), NEW, flags) };
     if opened < 0 {
-        return Err(refused);
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: fresh, and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(opened) })
