@@ -122,6 +122,7 @@ class Restorable(Live):
             self.child.wait(10)
         except subprocess.TimeoutExpired as error:
             raise Skip(f"{self.name}: runs on after its checkpoint") from error
+        self.reap()
 
     def returns(self):
         """It is about to be restored. CRIU does not restore a process whose files have grown."""
@@ -134,6 +135,10 @@ class Restorable(Live):
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        self.reap()
+
+    def reap(self):
+        """Takes note of the end of all that it started."""
         until = time.monotonic() + 10
         while time.monotonic() < until:
             try:

@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Scratch, libraries};
+use common::{Scratch, criu, libraries};
 use serde_json::Value;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -34,7 +36,7 @@ fn everything_works_on_the_software_driver() {
     assert!(output.status.success(), "{output:?}");
     let found = json(&output);
     assert_eq!(found["works"], true);
-    assert_eq!(found["features"].as_array().unwrap().len(), 4);
+    assert_eq!(found["features"].as_array().unwrap().len(), 5);
     assert_eq!(found["driver"]["gpus"][0]["ordinal"], 0);
     assert!(
         found["driver"]["gpus"][0]["pinned_gb_per_s"]
@@ -120,6 +122,7 @@ fn switched_off_copies_leave_prewarming() {
         .as_array()
         .unwrap()
         .iter()
+        .filter(|feature| feature["optional"] == false)
         .map(|feature| feature["works"].as_bool().unwrap())
         .collect();
     assert_eq!(works, [false, false, true, true]);
@@ -136,4 +139,50 @@ fn under_rewarm_it_still_looks_at_the_plain_driver() {
     assert_eq!(json(&output)["system"]["rewarm_preloaded"], true);
     let output = doctor(&["--json", "--no-measure"]).output().unwrap();
     assert_eq!(json(&output)["system"]["rewarm_preloaded"], false);
+}
+
+/// What the doctor says of checkpoints of whole processes.
+fn whole_processes(command: &mut Command) -> (Option<i32>, Value) {
+    let output = command.output().unwrap();
+    let mut found = json(&output);
+    let features = found["features"].as_array_mut().unwrap();
+    let feature = features.pop().unwrap();
+    assert_eq!(feature["name"], "whole processes");
+    (output.status.code(), feature)
+}
+
+#[test]
+fn whole_processes_take_criu_and_root() {
+    let Some(criu) = criu::criu_or_skip() else {
+        return;
+    };
+    let mut command = doctor(&["--json", "--no-measure", "--processes"]);
+    let (status, feature) = whole_processes(command.env("REWARM_CRIU", criu));
+    assert_eq!(feature["works"], true, "{feature}");
+    assert_eq!(status, Some(0));
+}
+
+#[test]
+fn a_criu_that_cannot_be_used_counts_when_it_is_asked_for() {
+    let scratch = Scratch::new();
+    let old = scratch.path().join("criu");
+    std::fs::write(&old, "#!/bin/sh\necho Version: 3.17.1\n").unwrap();
+    std::fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();
+    let missing = scratch.path().join("none");
+    for (criu, why) in [
+        (&old, "4.0 or newer is needed"),
+        (&missing, "cannot be started"),
+    ] {
+        let mut command = doctor(&["--json", "--no-measure"]);
+        command.env("REWARM_CRIU", criu);
+        let (status, feature) = whole_processes(&mut command);
+        assert_eq!((status, &feature["works"]), (Some(0), &Value::Bool(false)));
+        let problem = feature["problems"][0].to_string();
+        assert!(
+            problem.contains(why) && problem.contains("REWARM_CRIU"),
+            "{problem}"
+        );
+        let (status, _) = whole_processes(command.arg("--processes"));
+        assert_eq!(status, Some(1));
+    }
 }

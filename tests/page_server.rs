@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::cli::text;
+use common::cli::{documented, text};
 use common::criu::{adopt, criu_or_skip, dump, restore};
 use common::{Link, Scratch, app, shared_library};
 use serde_json::Value;
@@ -231,6 +231,7 @@ fn every_byte_arrives_whatever_a_tree_does_meanwhile() {
     assert_eq!((status, err.as_str()), (Some(0), ""), "{out}");
     let told: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(told["version"], 1);
+    documented(&told, "docs/checkpoint.md", "### Of a page server");
     let (bytes, copied) = (told["bytes"].as_u64(), told["copied"].as_u64());
     assert!(bytes > Some((3 * 7 * 12) << 20), "{told}");
     assert!(copied > Some(0), "{told}");

@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::repository;
+use common::cli::{documented, json, text};
+use common::live::Live;
+use common::{Link, Run, app, criu, repository};
 use rewarm::config::{SETTINGS, markdown};
 use rewarm::control::Bypass;
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 
 const BEGIN: &str = "<!-- settings: generated from src/config/table.rs and tested against it -->\n";
 const END: &str = "<!-- end of settings -->";
@@ -42,11 +45,7 @@ fn the_reasons_are_the_programs() {
 
 #[test]
 fn every_option_of_the_table_is_in_the_help() {
-    let output = Command::new(env!("CARGO_BIN_EXE_rewarm"))
-        .args(["run", "--help"])
-        .output()
-        .unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
+    let help = help("run");
     for setting in SETTINGS.iter().filter(|setting| setting.flag.is_some()) {
         let flag = setting.flag_text().replace(' ', " <");
         assert!(help.contains(&flag), "{flag} is not in:\n{help}");
@@ -56,6 +55,71 @@ fn every_option_of_the_table_is_in_the_help() {
             setting.name
         );
     }
+}
+
+fn help(command: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_rewarm"))
+        .args([command, "--help"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Long options that a text names.
+fn options(text: &str) -> BTreeSet<&str> {
+    let is_inside = |letter: char| letter.is_ascii_alphabetic() || letter == '-';
+    let words = text.split(|letter| !is_inside(letter));
+    words.filter(|word| word.starts_with("--")).collect()
+}
+
+#[test]
+fn the_options_of_whole_processes_are_the_programs() {
+    let page = std::fs::read_to_string(repository().join("docs/checkpoint.md")).unwrap();
+    for command in ["checkpoint", "restore", "page-server"] {
+        let head = format!("| option of `{command}` | meaning |\n|---|---|\n");
+        let (_, table) = page.split_once(&head).expect("there is a table of it");
+        let (table, _) = table.split_once("\n\n").expect("it ends");
+        let rows = table.lines().filter_map(|row| row.split('|').nth(1));
+        let named: BTreeSet<_> = rows.flat_map(options).collect();
+        let help = help(command);
+        let usage = help.lines().filter(|line| line.trim().starts_with('-'));
+        let lines = usage.filter_map(|line| line.split_whitespace().next());
+        let lines = lines.map(|word| word.split(['[', '=']).next().unwrap_or(word));
+        let mut there: BTreeSet<_> = lines.filter(|word| word.starts_with("--")).collect();
+        // Of every process, and told once for all.
+        for one in ["--pid", "--json"] {
+            there.remove(one);
+        }
+        assert_eq!(named, there, "{command}");
+    }
+}
+
+#[test]
+fn every_key_of_a_checkpoint_and_a_restore_is_explained() {
+    let Some(criu) = criu::criu_or_skip() else {
+        return;
+    };
+    criu::adopt();
+    let run = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
+    let mut live = Live::start(run.arg("memory=small"));
+    let rewarm = |live: &Live, arguments: &[&str]| {
+        let mut command = live.rewarm(arguments);
+        command.env("REWARM_CRIU", criu).stdin(Stdio::null());
+        json(&mut command)
+    };
+    let (pid, folder) = (live.pid().to_string(), live.scratch().join("checkpoint"));
+    let to = ["checkpoint", "--pid", &pid, "--to", text(&folder), "--json"];
+    let mut made = rewarm(&live, &to);
+    live.is_gone();
+    let freeze = made["processes"][0]["freeze"].take();
+    documented(&freeze, "README.md", "## Freezing");
+    documented(&made, "docs/checkpoint.md", "### Of a checkpoint");
+    let from = ["restore", "--from", text(&folder), "--detach", "--json"];
+    let restored = rewarm(&live, &from);
+    live.is_back();
+    assert_eq!(restored["gpus"][0]["pid"], live.pid());
+    documented(&restored, "docs/checkpoint.md", "### Of a restore");
+    live.quit();
 }
 
 #[test]
@@ -71,6 +135,8 @@ fn the_scripts_it_names_are_there() {
         "examples/transformers",
         "examples/safetensors",
         "examples/freeze",
+        "examples/checkpoint",
+        "examples/checkpoint",
     ] {
         assert!(readme.contains(&format!("({example})")), "{example}");
         assert!(

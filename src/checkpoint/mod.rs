@@ -15,6 +15,7 @@ mod machine;
 mod manifest;
 mod obstacles;
 mod options;
+mod pipes;
 mod place;
 pub mod tree;
 
@@ -26,4 +27,5 @@ pub use manifest::{
 };
 pub use obstacles::{Problem, has_outer_streams, of_tree as obstacles};
 pub use options::{Options, has_connections, has_outer_connections};
+pub use pipes::cut_pipes;
 pub use place::Place;

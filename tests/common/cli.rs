@@ -67,17 +67,20 @@ pub fn json(command: &mut Command) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// Insists that the README has every key of what a command prints in its section
-/// about loading files.
+/// Insists that a section of a page, named by its heading, has every key of what a
+/// command prints.
 #[track_caller]
-pub fn documented(found: &Value) {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    let (_, section) = readme.split_once("\n## Loading files\n").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
+pub fn documented(found: &Value, page: &str, heading: &str) {
+    let text = std::fs::read_to_string(repository().join(page)).unwrap();
+    let (_, section) = text.split_once(&format!("\n{heading}\n")).unwrap();
+    let depth = heading.split(' ').next().unwrap();
+    let (section, _) = section
+        .split_once(&format!("\n{depth} "))
+        .unwrap_or((section, ""));
     let is_inside = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words: Vec<_> = section.split(|letter| !is_inside(letter)).collect();
     for key in keys(found) {
-        assert!(words.contains(&key.as_str()), "{key} is not in the README");
+        assert!(words.contains(&key.as_str()), "{key} is not in {page}");
     }
 }
 

@@ -4,7 +4,8 @@ use super::CheckpointArgs;
 use anyhow::{Result, bail};
 use rewarm::checkpoint::tree::{Access, Descriptor, Facts, Kind, Member, Tree};
 use rewarm::checkpoint::{
-    Options, Place, Problem, has_connections, has_outer_connections, has_outer_streams, obstacles,
+    Options, Place, Problem, cut_pipes, has_connections, has_outer_connections, has_outer_streams,
+    obstacles,
 };
 use rewarm::control::{Process, ProcessError, ProcessReport, State};
 use rewarm::criu::tool::Criu;
@@ -47,7 +48,7 @@ impl Survey {
         problems.extend(others_folder(&place, &tree));
         let criu = criu(args, &mut problems);
         let (driver, gpus) = gpus(&tree, &mut problems);
-        let mut notes = Vec::new();
+        let mut notes = cut_pipes(&tree);
         room(&place, &tree, &gpus, &mut problems, &mut notes);
         problems.extend(others_limits(&tree));
         let mut options = Options::for_tree(&tree);

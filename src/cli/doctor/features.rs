@@ -1,6 +1,7 @@
 //! From facts to verdicts.
 
 use super::gpus::DriverFacts;
+use super::processes::Processes;
 use super::system::{GLIBC_FLOOR, System, is_new_enough};
 use crate::cli::cuda::NoDriver;
 use crate::cli::libraries::Missing;
@@ -11,6 +12,8 @@ use serde::Serialize;
 pub(super) struct Feature {
     pub(super) name: &'static str,
     pub(super) works: bool,
+    /// Whether the machine is fine without it.
+    pub(super) optional: bool,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -46,7 +49,7 @@ pub(super) fn distinct(features: &[Feature]) -> Vec<&Problem> {
     seen
 }
 
-fn problem(why: impl Into<String>, advice: impl Into<String>) -> Problem {
+pub(super) fn problem(why: impl Into<String>, advice: impl Into<String>) -> Problem {
     Problem {
         why: why.into(),
         advice: advice.into(),
@@ -58,6 +61,7 @@ pub(super) fn judge(
     missing: Option<&Missing>,
     system: &System,
     driver: &Result<DriverFacts, NoDriver>,
+    processes: &Processes,
 ) -> Vec<Feature> {
     let needed = needed_by_all(missing, system, driver);
     let feature = |name, own: &[Problem]| {
@@ -65,6 +69,7 @@ pub(super) fn judge(
         Feature {
             name,
             works: problems.is_empty(),
+            optional: false,
             problems,
         }
     };
@@ -99,7 +104,19 @@ pub(super) fn judge(
         feature("copies to the host", &copies),
         feature("prewarmed context", &prewarm),
         feature("freezing", freezing.as_slice()),
+        whole_processes(processes),
     ]
+}
+
+/// Processes need neither rewarm in them nor a GPU for it.
+fn whole_processes(processes: &Processes) -> Feature {
+    let problems = processes.problems();
+    Feature {
+        name: "whole processes",
+        works: problems.is_empty(),
+        optional: true,
+        problems,
+    }
 }
 
 fn freezing_lacks(driver: &Result<DriverFacts, NoDriver>) -> Option<Problem> {

@@ -2,6 +2,7 @@
 
 mod features;
 mod gpus;
+mod processes;
 mod system;
 
 use super::libraries::Libraries;
@@ -9,6 +10,7 @@ use super::{FAILURE, print_json, text};
 use anyhow::{Context, Result};
 use features::Feature;
 use gpus::{DriverFacts, Gpu};
+use processes::Processes;
 use rewarm::preload;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -16,9 +18,11 @@ use system::System;
 
 const EXAMPLES: &str = "\
 Exit status: 0 if everything works here, 1 if something that rewarm needs is missing.
+Checkpoints of whole processes count only with --processes: they take CRIU and root.
 
 Examples:
   rewarm doctor
+  rewarm doctor --processes
   rewarm doctor --json --no-measure | jq .works";
 
 /// Tell what works on this machine, and what to do where it does not
@@ -31,6 +35,9 @@ pub(super) struct DoctorArgs {
     /// do not measure the link (about half a second for each GPU)
     #[arg(long)]
     no_measure: bool,
+    /// have the exit status count checkpoints of whole processes, too
+    #[arg(long)]
+    processes: bool,
     /// rewarm was preloaded, and taken out for this look at the plain driver
     #[arg(long, hide = true)]
     preloaded: bool,
@@ -40,12 +47,13 @@ pub(super) struct DoctorArgs {
 #[derive(Serialize)]
 struct Findings {
     rewarm: &'static str,
-    /// Whether every feature works.
+    /// Whether every feature works that is asked for.
     works: bool,
     features: Vec<Feature>,
     libraries: Option<String>,
     system: System,
     driver: Option<DriverFacts>,
+    processes: Processes,
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
@@ -68,16 +76,22 @@ fn examine(args: &DoctorArgs) -> Findings {
     let libraries = Libraries::find();
     let system = System::look(args.preloaded);
     let driver = gpus::look(!args.no_measure);
-    let features = features::judge(libraries.as_ref().err(), &system, &driver);
+    let processes = Processes::look();
+    let features = features::judge(libraries.as_ref().err(), &system, &driver, &processes);
+    let counts = |feature: &Feature| args.processes || !feature.optional;
     Findings {
         rewarm: env!("CARGO_PKG_VERSION"),
-        works: features.iter().all(|feature| feature.works),
+        works: features
+            .iter()
+            .filter(|feature| counts(feature))
+            .all(|feature| feature.works),
         features,
         libraries: libraries
             .ok()
             .map(|found| found.folder().display().to_string()),
         system,
         driver: driver.ok(),
+        processes,
     }
 }
 
@@ -89,9 +103,10 @@ fn describe(findings: &Findings) -> String {
         .map(|feature| vec![feature.name.to_owned(), feature.verdict()])
         .collect();
     text += &text::table("  ", &verdicts);
-    if !findings.works {
+    let problems = features::distinct(&findings.features);
+    if !problems.is_empty() {
         text += "What to do\n";
-        for problem in features::distinct(&findings.features) {
+        for problem in problems {
             text += &format!("  {}.\n    {}.\n", problem.why, problem.advice);
         }
     }
@@ -113,6 +128,7 @@ fn machine_rows(findings: &Findings) -> Vec<Vec<String>> {
         None => row("CUDA driver", "none".into()),
     }
     findings.system.rows(&mut row);
+    findings.processes.rows(&mut row);
     row(
         "libraries",
         findings

@@ -24,7 +24,6 @@ pub(super) struct System {
     rewarm_preloaded: bool,
     pub(super) rewarm_disabled: bool,
     pub(super) copies_disabled: bool,
-    criu: Option<String>,
 }
 
 impl System {
@@ -40,7 +39,6 @@ impl System {
             rewarm_disabled: env::var_os("REWARM_DISABLE").is_some_and(|value| value == "1"),
             copies_disabled: env::var_os("CRIU_CUDA_PARALLEL_RESTORE")
                 .is_some_and(|value| value == "0"),
-            criu: criu(),
         }
     }
 
@@ -61,12 +59,6 @@ impl System {
                 "without rewarm"
             }
             .into(),
-        );
-        row(
-            "criu",
-            self.criu
-                .clone()
-                .unwrap_or_else(|| "not installed (not needed)".into()),
         );
     }
 
@@ -112,14 +104,6 @@ fn memlock() -> Option<u64> {
 fn huge_pages() -> Option<String> {
     let text = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
     Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
-}
-
-fn criu() -> Option<String> {
-    let folders = env::var_os("PATH")?;
-    let mut paths = env::split_paths(&folders).map(|folder| folder.join("criu"));
-    paths
-        .find(|path| path.is_file())
-        .map(|path| path.display().to_string())
 }
 
 #[cfg(test)]
