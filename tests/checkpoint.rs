@@ -263,7 +263,9 @@ fn a_process_without_a_gpu_needs_no_driver() {
         .stderr(null());
     let mut sleeper = Sleeper(sleeper.spawn().unwrap());
     let (pid, folder) = (sleeper.0.id().to_string(), scratch.file("c"));
-    let output = cli::rewarm(&["checkpoint", "--pid", &pid, "--to", cli::text(&folder)])
+    // The name may be given as shells complete it, and from where one is.
+    let output = cli::rewarm(&["checkpoint", "--pid", &pid, "--to", "./c/"])
+        .current_dir(scratch.path())
         .env_remove("LD_LIBRARY_PATH")
         .env("REWARM_CRIU", criu)
         .output()
@@ -381,7 +383,9 @@ fn an_interrupted_checkpoint_is_undone() {
     let mut live = Live::start(program());
     for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
         let begun = scratch.file("begun");
-        let criu = stand_in(&scratch, &format!("touch {}; sleep 100", begun.display()));
+        // It is not killed while it holds the processes, but told no by its hook.
+        let dump = format!("touch {}; sleep 0.2; exec $real \"$@\"", begun.display());
+        let criu = stand_in(&scratch, &dump);
         let child = start(checkpoint(&live, &["--criu", cli::text(&criu)]));
         until(|| begun.exists());
         send(&child, signal);

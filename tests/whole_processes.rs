@@ -89,6 +89,7 @@ fn checkpoint(live: &mut Live) -> Vec<u32> {
 
 #[track_caller]
 fn restore(live: &mut Live) {
+    criu::adopt();
     succeeds(live, &mut restoring(live));
     live.is_back();
     live.must("check");

@@ -2,7 +2,7 @@
 //! the same at the restore.
 
 use super::FileEntry;
-use super::tree::{Kind, Tree};
+use super::tree::{Access, Kind, Tree};
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -31,17 +31,23 @@ pub fn of_tree(tree: &Tree) -> Vec<FileEntry> {
     paths.extend(mapped.map(|(_, one)| one.name.clone()));
     // What the kernel makes up is made up again.
     let is_real = |path: &&PathBuf| !path.starts_with("/proc") && !path.starts_with("/sys");
-    let written: BTreeSet<_> = tree
-        .descriptors()
-        .filter(|(_, one)| one.is_written)
-        .map(|(_, one)| one.link.as_path())
-        .collect();
-    let real = paths.iter().filter(is_real);
+    let opened_for = |wanted: &[Access]| -> BTreeSet<_> {
+        tree.descriptors()
+            .filter(|(_, one)| wanted.contains(&one.access))
+            .map(|(_, one)| one.link.as_path())
+            .collect()
+    };
+    let written = opened_for(&[Access::Write, Access::Append]);
+    let appended = opened_for(&[Access::Append]);
+    let used = opened_for(&[Access::Read, Access::Write]);
+    let mapped: BTreeSet<_> = tree.mappings().map(|(_, one)| one.name.as_path()).collect();
+    let real = paths.iter().filter(is_real).map(PathBuf::as_path);
     let found = real.filter_map(|path| {
         let mut found = entry(path)?;
-        if written.contains(path.as_path()) {
+        if written.contains(path) {
             found.modified = None;
         }
+        found.is_log = appended.contains(path) && !used.contains(path) && !mapped.contains(path);
         Some(found)
     });
     found.collect()
@@ -63,6 +69,7 @@ pub fn entry(path: &Path) -> Option<FileEntry> {
         mode: found.mode(),
         modified: Some(found.mtime()),
         build_id,
+        is_log: false,
     })
 }
 

@@ -129,6 +129,10 @@ pub struct FileEntry {
     pub modified: Option<i64>,
     /// Its build id in hexadecimal digits, if it is a program or library that has one.
     pub build_id: Option<String>,
+    /// Whether the processes do nothing but append to it: then its length may be
+    /// another one, as CRIU has it, too.
+    #[serde(default)]
+    pub is_log: bool,
 }
 
 /// A file in the folder of images.

@@ -25,7 +25,7 @@ pub use manifest::{
     FileEntry, GPU, GpuEntry, IMAGES, ImageEntry, Manifest, NAME, ProcessEntry, RESTORE_OPTIONS,
     list_images, partial,
 };
-pub use obstacles::{Problem, of_tree as obstacles};
-pub use options::Options;
+pub use obstacles::{Problem, has_outer_streams, of_tree as obstacles};
+pub use options::{Options, has_connections, has_outer_connections};
 pub use pipes::cut_pipes;
 pub use place::Place;

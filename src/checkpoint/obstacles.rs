@@ -55,6 +55,11 @@ pub fn of_tree(tree: &Tree, whole: bool) -> Vec<Problem> {
         let what = "has ended";
         problems.push(Problem::of(tree.root().pid, what, "Name one that runs."));
     }
+    if tree.root().is_kernel {
+        let what = "is a thread of the kernel";
+        problems.push(Problem::of(tree.root().pid, what, "Name a process."));
+        return problems;
+    }
     for member in &tree.members {
         problems.extend(of_process(&member.facts));
         problems.extend(session(tree, &member.facts));
@@ -64,6 +69,12 @@ pub fn of_tree(tree: &Tree, whole: bool) -> Vec<Problem> {
         problems.extend(stream_that_would_be_cut(tree, pid, descriptor));
     }
     problems
+}
+
+/// Whether somebody outside of the tree has a unix stream with it.
+pub fn has_outer_streams(tree: &Tree) -> bool {
+    let mut all = tree.descriptors();
+    all.any(|(pid, descriptor)| stream_that_would_be_cut(tree, pid, descriptor).is_some())
 }
 
 fn of_process(facts: &Facts) -> Vec<Problem> {
@@ -230,6 +241,7 @@ fn stream_that_would_be_cut(tree: &Tree, pid: u32, descriptor: &Descriptor) -> O
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::Access;
     use super::*;
 
     fn tree(facts: Vec<Facts>) -> Tree {
@@ -255,7 +267,7 @@ mod tests {
     fn open(link: &str, kind: Kind) -> Tree {
         let mut tree = tree(vec![facts(7, 1)]);
         tree.members[0].descriptors.push(Descriptor {
-            is_written: false,
+            access: Access::Read,
             number: 3,
             link: link.into(),
             inode: 99,

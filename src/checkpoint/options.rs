@@ -1,6 +1,7 @@
 //! The options of CRIU that a tree needs, found out rather than asked.
 
 use super::tree::{Kind, Socket, Tree};
+use std::collections::HashSet;
 
 /// CRIU's own limit for files that have lost their names, in bytes.
 const GHOST_LIMIT: u64 = 1 << 20;
@@ -75,8 +76,23 @@ fn sockets(tree: &Tree) -> impl Iterator<Item = &Socket> {
         .filter_map(|(_, one)| tree.sockets.get(&one.inode))
 }
 
-fn has_connections(tree: &Tree) -> bool {
-    sockets(tree).any(|socket| *socket == Socket::TcpConnected)
+fn connections(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
+    sockets(tree).filter_map(|socket| match socket {
+        Socket::TcpConnected { local, remote } => Some((local.as_str(), remote.as_str())),
+        _ => None,
+    })
+}
+
+/// Whether the tree has a TCP connection.
+pub fn has_connections(tree: &Tree) -> bool {
+    connections(tree).next().is_some()
+}
+
+/// Whether a TCP connection has its other end outside of the tree.
+pub fn has_outer_connections(tree: &Tree) -> bool {
+    let own: HashSet<_> = connections(tree).collect();
+    own.iter()
+        .any(|(local, remote)| !own.contains(&(*remote, *local)))
 }
 
 fn has_listeners(tree: &Tree) -> bool {
@@ -123,7 +139,7 @@ fn largest_ghost(tree: &Tree) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::{Descriptor, Facts, Member};
+    use super::super::tree::{Access, Descriptor, Facts, Member};
     use super::*;
 
     fn leader(kind: Kind, socket: Option<Socket>) -> Tree {
@@ -134,7 +150,7 @@ mod tests {
             ..Facts::default()
         };
         let descriptor = Descriptor {
-            is_written: false,
+            access: Access::Read,
             number: 3,
             link: "x".into(),
             inode: 99,
@@ -173,7 +189,7 @@ mod tests {
             let protocol = String::new();
             of(Kind::Socket { protocol }, Some(socket))
         };
-        assert_eq!(socket(Socket::TcpConnected), ["--tcp-established"]);
+        assert_eq!(socket(connected("1", "2")), ["--tcp-established"]);
         assert_eq!(socket(Socket::TcpListening), ["--skip-in-flight"]);
         let log = Socket::Unix {
             is_stream: false,
@@ -188,6 +204,28 @@ mod tests {
         let deleted = |bytes, is_linked| of(Kind::Deleted { bytes, is_linked }, None);
         assert_eq!(deleted(1, true), ["--link-remap"]);
         assert_eq!(deleted(4 << 20, false), ["--ghost-limit", "8388608"]);
+    }
+
+    fn connected(local: &str, remote: &str) -> Socket {
+        Socket::TcpConnected {
+            local: local.into(),
+            remote: remote.into(),
+        }
+    }
+
+    #[test]
+    fn connections_within_the_tree_are_told_from_others() {
+        let protocol = "TCP".to_owned();
+        let kind = Kind::Socket { protocol };
+        let mut tree = leader(kind, Some(connected("1", "2")));
+        assert!(has_connections(&tree) && has_outer_connections(&tree));
+        // The other end is there, but not in the tree; then in it.
+        tree.sockets.insert(98, connected("2", "1"));
+        assert!(has_outer_connections(&tree));
+        let mut other = tree.members[0].descriptors[0].clone();
+        other.inode = 98;
+        tree.members[0].descriptors.push(other);
+        assert!(has_connections(&tree) && !has_outer_connections(&tree));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Pipes whose other end is outside of a tree. CRIU saves the end that is inside, and
 //! after the restore nobody is at the other one.
 
-use super::tree::{Descriptor, Kind, Tree};
+use super::tree::{Access, Descriptor, Kind, Tree};
 use std::collections::HashMap;
 
 /// What somebody should know about the pipes of a tree, a sentence for each process.
@@ -9,8 +9,9 @@ pub fn cut_pipes(tree: &Tree) -> Vec<String> {
     let mut ends: HashMap<u64, (bool, bool)> = HashMap::new();
     for (_, one) in tree.descriptors().filter(|(_, one)| is_nameless(one)) {
         let (is_read, is_written) = ends.entry(one.inode).or_default();
-        *is_read |= !one.is_written;
-        *is_written |= one.is_written;
+        let writes = one.access != Access::Read;
+        *is_read |= !writes;
+        *is_written |= writes;
     }
     let is_cut = |one: &&Descriptor| {
         let ends = ends.get(&one.inode);
@@ -49,7 +50,11 @@ mod tests {
                 link,
                 inode,
                 kind,
-                is_written,
+                access: if is_written {
+                    Access::Write
+                } else {
+                    Access::Read
+                },
             }
         };
         Member {

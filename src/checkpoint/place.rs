@@ -2,13 +2,14 @@
 
 use super::images::sync_folder;
 use super::{CheckpointError, GPU, IMAGES, NAME, Problem, partial};
+use crate::config::effective_uid;
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The folder of a checkpoint to be.
@@ -52,6 +53,11 @@ impl Place {
             let what = format!("{} is not there", parent.display());
             problems.push(Problem::new(what, "Make that folder first."));
         }
+        if is_everybodys(parent) {
+            let what = format!("everybody may exchange what is in {}", parent.display());
+            let advice = "Choose another folder, or take that right away (chmod o-w).";
+            problems.push(Problem::new(what, advice));
+        }
         (place, problems)
     }
 
@@ -62,6 +68,12 @@ impl Place {
 
     fn parent(&self) -> &Path {
         self.folder.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Who owns the folder around it, if that is neither this user nor root.
+    pub fn foreign_owner(&self) -> Option<u32> {
+        let owner = fs::metadata(self.parent()).ok()?.uid();
+        Some(owner).filter(|owner| *owner != 0 && *owner != effective_uid())
     }
 
     /// Bytes that the file system has free.
@@ -111,6 +123,16 @@ impl Place {
         filled().inspect_err(|_| drop(self.remove_partial()))
     }
 
+    /// Removes the images of a dump that failed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn empty_images(&self) -> Result<(), CheckpointError> {
+        let images = self.partial().join(IMAGES);
+        fs::remove_dir_all(&images).map_err(CheckpointError::io(&images, "empty it"))?;
+        make(&images, 0o700)
+    }
+
     /// Gives the folder its name: from here on it is a checkpoint.
     ///
     /// # Errors
@@ -154,6 +176,12 @@ impl Place {
     }
 }
 
+/// Whether every user may rename and remove what others have in a folder.
+fn is_everybodys(folder: &Path) -> bool {
+    let mode = fs::metadata(folder).map_or(0, |found| found.mode());
+    mode & libc::S_IWOTH != 0 && mode & libc::S_ISVTX == 0
+}
+
 fn make(folder: &Path, mode: u32) -> Result<(), CheckpointError> {
     let made = DirBuilder::new().mode(mode).create(folder);
     // Whatever the umask takes away.
@@ -185,7 +213,6 @@ fn rename(from: &Path, to: &Path, flags: u32) -> Result<(), CheckpointError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     fn in_folder(name: &str, test: impl FnOnce(&Path)) {
         let folder = format!("rewarm-place-{name}-{}", std::process::id());
@@ -247,6 +274,12 @@ mod tests {
             place.make(&[]).unwrap();
             let (_, problems) = Place::find(&folder.join("c"), false);
             assert!(problems[0].what.ends_with("c.partial is there"));
+            assert_eq!(place.foreign_owner(), None);
+            fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+            let (_, problems) = Place::find(&folder.join("d"), false);
+            assert!(problems[0].what.contains("everybody may exchange"));
+            fs::set_permissions(folder, Permissions::from_mode(0o1777)).unwrap();
+            assert!(Place::find(&folder.join("d"), false).1.is_empty());
         });
     }
 }

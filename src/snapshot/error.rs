@@ -46,7 +46,7 @@ pub enum Cause {
     #[error("belongs to user {0}; choose a folder of your own")]
     Foreign(u32),
     /// The folder has no manifest.
-    #[error("holds no snapshot")]
+    #[error("holds no snapshot (there is no {})", super::names::MANIFEST)]
     None,
     /// The manifest is not as it was written.
     #[error("the snapshot is damaged: {0}; remove the folder, or choose another")]

@@ -335,6 +335,15 @@ static struct {
 } children[MOST_CHILDREN];
 static int child_count;
 static pid_t own_pid, own_session, own_group, parent;
+/* The tree's first process, and the session that it was started in. */
+static pid_t first, outer_session;
+
+/* Sessions of the tree come back as they were. A job of a shell is in the session of
+   whoever restores it. */
+static pid_t wanted_session(void)
+{
+    return own_session == outer_session ? getsid(first) : own_session;
+}
 
 /* In the child, its standard input and output are a socket to its parent. */
 static int has_become_child(int number, int leads_session)
@@ -388,7 +397,7 @@ static void ask_children(const char *command, char *answer, size_t room)
 
 static void check_itself(void)
 {
-    CHECK(getpid() == own_pid && getsid(0) == own_session && getpgid(0) == own_group);
+    CHECK(getpid() == own_pid && getsid(0) == wanted_session() && getpgid(0) == own_group);
     CHECK(own == 0 || getppid() == parent);
     for (int i = 0; i < child_count; i++) CHECK(getpgid(children[i].pid) > 0);
 }
@@ -442,6 +451,7 @@ int main(int argc, char **argv)
     MUST(wanted);
     common_memory = mmap(NULL, 5 * BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     MUST(common_memory != MAP_FAILED);
+    first = getpid(), outer_session = getsid(0);
     grow();
     own_pid = getpid(), own_session = getsid(0), own_group = getpgid(0), parent = getppid();
     /* The parent, the child with a session of its own, the grandchild. */

@@ -26,7 +26,8 @@ pub(super) fn check(files: &[FileEntry]) -> Vec<Misfit> {
 
 /// What the processes were writing, such as a log, and has become longer.
 fn grown(then: &FileEntry, now: Option<&FileEntry>) -> Option<Cut> {
-    let now = now.filter(|now| then.modified.is_none() && now.bytes > then.bytes)?;
+    let now =
+        now.filter(|now| then.modified.is_none() && !then.is_log && now.bytes > then.bytes)?;
     Some(Cut {
         path: then.path.clone(),
         then: then.bytes,
@@ -63,6 +64,9 @@ fn why_none(path: &Path) -> String {
 }
 
 fn how_changed(then: &FileEntry, now: &FileEntry) -> Option<String> {
+    if then.is_log {
+        return None;
+    }
     if now.bytes != then.bytes {
         let (then, now) = (then.bytes, now.bytes);
         return Some(format!("was changed: it had {then} bytes and has {now}"));
@@ -95,6 +99,7 @@ mod tests {
             mode: 0o100_644,
             modified: Some(1),
             build_id: None,
+            is_log: false,
         }
     }
 
@@ -124,6 +129,12 @@ mod tests {
         assert_eq!(grown(&file(), Some(&longer)), None);
         assert_eq!(grown(&written, Some(&longer)).unwrap().now, 8);
         assert_eq!(grown(&written, Some(&file())), None);
+        let log = FileEntry {
+            is_log: true,
+            ..written.clone()
+        };
+        assert_eq!(grown(&log, Some(&longer)), None);
+        assert_eq!(how_changed(&log, &longer), None);
         assert!(why_none(Path::new("/no/such/file")).contains("missing"));
     }
 }

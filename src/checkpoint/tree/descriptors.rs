@@ -18,8 +18,19 @@ pub struct Descriptor {
     pub inode: u64,
     /// What it is.
     pub kind: Kind,
-    /// Whether it is open for writing.
-    pub is_written: bool,
+    /// What it is open for.
+    pub access: Access,
+}
+
+/// What a file is open for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading alone.
+    Read,
+    /// Writing, and maybe reading.
+    Write,
+    /// Writing at its end alone, as to a log.
+    Append,
 }
 
 /// Kinds of open files, as far as CRIU tells them apart.
@@ -69,17 +80,28 @@ pub(super) fn of(pid: u32) -> Vec<Descriptor> {
         let path = PathBuf::from(format!("{folder}/{number}"));
         let link = fs::read_link(&path).ok()?;
         let (kind, inode) = kind(&path, &link)?;
-        // The link's own mode tells how the file is open.
-        let mode = fs::symlink_metadata(&path).ok()?.mode();
+        let access = access(&format!("/proc/{pid}/fdinfo/{number}"))?;
         Some(Descriptor {
             number,
             link,
             inode,
             kind,
-            is_written: mode & libc::S_IWUSR != 0,
+            access,
         })
     };
     numbers.into_iter().filter_map(look).collect()
+}
+
+/// From the flags that a file was opened with, see proc_pid_fdinfo(5).
+fn access(path: &str) -> Option<Access> {
+    let text = fs::read_to_string(path).ok()?;
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+    Some(match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => Access::Read,
+        libc::O_WRONLY if flags & libc::O_APPEND != 0 => Access::Append,
+        _ => Access::Write,
+    })
 }
 
 /// What a link of `/proc` leads to, and its inode.
@@ -182,5 +204,20 @@ mod tests {
             is_linked: false,
         };
         assert_eq!(own(file.as_raw_fd()).kind, is);
+    }
+
+    #[test]
+    fn what_a_file_is_open_for_is_told() {
+        let path = std::env::temp_dir().join(format!("rewarm-access-of-{}", std::process::id()));
+        let written = File::create(&path).unwrap();
+        let appended = File::options().append(true).open(&path).unwrap();
+        let read = File::open(&path).unwrap();
+        let both = File::options().append(true).read(true).open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let access = |file: &File| own(file.as_raw_fd()).access;
+        assert_eq!(access(&written), Access::Write);
+        assert_eq!(access(&appended), Access::Append);
+        assert_eq!(access(&read), Access::Read);
+        assert_eq!(access(&both), Access::Write);
     }
 }

@@ -10,7 +10,7 @@ mod peers;
 mod process;
 mod sockets;
 
-pub use descriptors::{Descriptor, Kind};
+pub use descriptors::{Access, Descriptor, Kind};
 pub use mappings::Mapping;
 pub use process::Facts;
 pub use sockets::Socket;
@@ -92,6 +92,12 @@ impl Tree {
     pub fn memory_bytes(&self) -> u64 {
         let each = self.members.iter().map(|member| member.facts.memory_bytes);
         each.sum()
+    }
+
+    /// What goes into the images at least, in bytes.
+    pub fn least_memory_bytes(&self) -> u64 {
+        let own = self.members.iter().map(|member| member.facts.own_bytes);
+        own.max().unwrap_or(0)
     }
 
     /// Inodes of the unix sockets that members have.

@@ -32,6 +32,11 @@ pub struct Facts {
     pub executable: PathBuf,
     /// Its memory that is in no file, in bytes.
     pub memory_bytes: u64,
+    /// The part of it that it shares with nobody but children who have not written
+    /// to it since their fork, in bytes.
+    pub own_bytes: u64,
+    /// Whether it is a thread of the kernel.
+    pub is_kernel: bool,
     /// Namespaces in which it differs from this command, such as `pid`.
     pub elsewhere: Vec<&'static str>,
 }
@@ -52,9 +57,9 @@ impl Facts {
         let number = |name, at| field(&status, name, at);
         facts.tracer = number("TracerPid:", 0).unwrap_or(0) as u32;
         facts.uid = number("Uid:", 1).unwrap_or(0) as u32;
-        let kinds = ["RssAnon:", "RssShmem:", "VmSwap:"];
-        let kib = kinds.iter().filter_map(|name| number(name, 0));
-        facts.memory_bytes = kib.sum::<u64>().saturating_mul(1024);
+        let bytes = |name| number(name, 0).unwrap_or(0).saturating_mul(1024);
+        facts.own_bytes = bytes("RssAnon:");
+        facts.memory_bytes = facts.own_bytes + bytes("RssShmem:") + bytes("VmSwap:");
         facts.threads = super::numbers_in(&format!("/proc/{pid}/task"));
         facts.threads.sort_by_key(|thread| *thread != pid);
         facts.executable = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
@@ -78,6 +83,9 @@ pub(super) fn everybody() -> Vec<(u32, u32)> {
     pids.into_iter().filter_map(parent).collect()
 }
 
+/// See sched.h of the kernel.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
 /// The name in front of the fields may hold anything.
 fn parse(pid: u32, stat: &str) -> Option<Facts> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -91,6 +99,7 @@ fn parse(pid: u32, stat: &str) -> Option<Facts> {
         session: number(3)? as u32,
         terminal: number(4)?,
         start_time: number(19)?,
+        is_kernel: number(6)? & PF_KTHREAD != 0,
         ..Facts::default()
     })
 }

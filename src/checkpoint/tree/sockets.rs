@@ -11,7 +11,12 @@ pub enum Socket {
     /// TCP, waiting for connections.
     TcpListening,
     /// TCP, connected or in between.
-    TcpConnected,
+    TcpConnected {
+        /// Address and port of this end, in the kernel's hexadecimal digits.
+        local: String,
+        /// The same of the other end.
+        remote: String,
+    },
     /// A unix socket.
     Unix {
         /// Whether it is a stream or a sequence of packets, which cannot be cut.
@@ -55,14 +60,23 @@ pub(super) fn of(pids: &[u32]) -> HashMap<u64, Socket> {
 }
 
 fn tcp(line: &str) -> Option<(u64, Socket)> {
-    let mut fields = line.split_whitespace();
-    let state = u8::from_str_radix(fields.nth(3)?, 16).ok()?;
-    let inode = fields.nth(5)?.parse().ok()?;
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let state = u8::from_str_radix(fields.get(3)?, 16).ok()?;
+    let inode = fields.get(9)?.parse().ok()?;
     match state {
         TCP_LISTEN => Some((inode, Socket::TcpListening)),
         TCP_CLOSE => None,
-        _ => Some((inode, Socket::TcpConnected)),
+        _ => {
+            let (local, remote) = (address(fields[1]), address(fields[2]));
+            Some((inode, Socket::TcpConnected { local, remote }))
+        }
     }
+}
+
+/// Of IPv4 in IPv6, that of IPv4: the other end may be a socket of either.
+fn address(told: &str) -> String {
+    const MAPPED: &str = "0000000000000000FFFF0000";
+    told.strip_prefix(MAPPED).unwrap_or(told).to_owned()
 }
 
 fn unix(line: &str) -> Option<(u64, Socket)> {
@@ -95,7 +109,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert_eq!(own(&listener).1, Some(Socket::TcpListening));
-        assert_eq!(own(&stream).1, Some(Socket::TcpConnected));
+        let (accepted, _) = listener.accept().unwrap();
+        let ends = |stream| match own(stream).1 {
+            Some(Socket::TcpConnected { local, remote }) => (local, remote),
+            other => panic!("{other:?}"),
+        };
+        let ((one, other), (far, near)) = (ends(&stream), ends(&accepted));
+        assert_eq!((one, other), (near, far));
+    }
+
+    #[test]
+    fn ends_of_both_families_find_each_other() {
+        let old = address("0100007F:1F90");
+        assert_eq!(address("0000000000000000FFFF00000100007F:1F90"), old);
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(super) fn checkpoint(survey: &Survey, drain: f64) -> Result<()> {
     let Some(driver) = &survey.driver else {
         return Ok(());
     };
+    survey.still_holds()?;
     // No time at all would be for ever.
     let limit = Duration::from_secs_f64(drain.max(0.001));
     step(survey, driver, "lock", |driver, pid| {

@@ -13,16 +13,21 @@ use rewarm::checkpoint::tree::{Member, Tree};
 use rewarm::checkpoint::{GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images};
 use rewarm::criu::images::rearm_timers;
 use rewarm::criu::pages::digest_pages;
-use rewarm::criu::tool::{Dump, Running};
+use rewarm::criu::tool::{CriuError, Dump, Running};
 use rewarm::snapshot::Snapshot;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
 
 /// What CRIU may take at least, and the slowest rate of its writing.
 const LEAST: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 50_000_000;
+
+/// How often CRIU is started while connections are in its way that pass, and the
+/// first pause between; each is longer by as much, so as to fall out of any step.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(7);
 
 /// Dumps the tree. When this returns without an error, the folder is a checkpoint.
 pub(super) fn dump(
@@ -35,19 +40,39 @@ pub(super) fn dump(
     report: &mut Report,
 ) -> Result<()> {
     let hook = Hook::listen(work.path())?;
-    let running = start(args, survey, guardian, work.path())?;
-    let committed = wait(args, survey, running, || {
-        let question = hook.asked()?;
-        let time = Instant::now();
-        let committed = commit(args, survey, plan, &machine, report);
-        report.seconds.commit = time.elapsed().as_secs_f64();
-        // Whoever is not answered lets the processes go on.
-        Some(committed.and_then(|()| question.committed().context("criu ended before its time")))
-    });
+    let mut attempt = 1;
+    let committed = loop {
+        let mut is_asked = false;
+        let running = start(args, survey, guardian, work.path())?;
+        let committed = wait(args, survey, running, || {
+            let question = hook.asked()?;
+            is_asked = true;
+            let time = Instant::now();
+            let committed = commit(args, survey, plan, &machine, report);
+            report.seconds.commit = time.elapsed().as_secs_f64();
+            // Whoever is not answered lets the processes go on.
+            let told = || question.committed().context("criu ended before its time");
+            Some(committed.and_then(|()| told()))
+        });
+        let is_passing = committed.as_ref().is_err_and(is_passing);
+        if is_asked || !is_passing || attempt == ATTEMPTS || interrupts::came() {
+            break committed;
+        }
+        thread::sleep(PAUSE * attempt);
+        survey.place.empty_images()?;
+        attempt += 1;
+    };
     if committed.is_err() && !interrupts::came() {
         return committed.with_context(|| work.keep());
     }
     committed
+}
+
+/// Whoever asks a process of the tree for its state holds a connection with it for a
+/// moment, and CRIU takes nobody who has one to the outside.
+fn is_passing(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<CriuError>();
+    error.is_some_and(CriuError::is_passing)
 }
 
 fn start(
@@ -82,15 +107,14 @@ fn wait(
     let bytes = survey.tree.memory_bytes();
     let usual = LEAST + Duration::from_secs(bytes / SLOWEST);
     let limit = args.limit.map_or(usual, Duration::from_secs_f64);
-    let cancel = AtomicBool::new(false);
+    // Whoever is interrupted waits for the hook, and says no: a CRIU that is killed
+    // while it holds the processes may leave them with connections that stand still.
+    let never = AtomicBool::new(false);
     let mut committed = None;
-    let ended = running.wait(limit, &cancel, || {
+    let ended = running.wait(limit, &never, || {
         if committed.is_none() {
             committed = question();
         }
-        // A checkpoint that is whole is not stopped any more.
-        let is_whole = matches!(committed, Some(Ok(())));
-        cancel.store(interrupts::came() && !is_whole, Relaxed);
     });
     match (committed, ended) {
         (Some(Err(error)), _) => Err(error),
@@ -108,9 +132,11 @@ fn commit(
     machine: &Machine,
     report: &mut Report,
 ) -> Result<()> {
+    interrupts::check()?;
     let beside = survey.place.partial();
     let folder = beside.join(IMAGES);
     let tree = Tree::look(args.pid)?;
+    survey.holds_for(&tree)?;
     rearm_timers(&folder.join("files.img"))?;
     let (pages, images) = thread::scope(|scope| {
         let pages = scope.spawn(|| digest_pages(&folder));
@@ -143,7 +169,7 @@ fn commit(
 fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
     let facts = &member.facts;
     let pid = facts.pid;
-    let uses_cuda = survey.gpus.iter().any(|gpu| gpu.process.pid == pid);
+    let uses_cuda = survey.knows(pid);
     let snapshot = report.snapshot_of(pid).map(|frozen| {
         let folder = Path::new(GPU).join(pid.to_string());
         let opened = Snapshot::open(&survey.place.partial().join(&folder));

@@ -103,6 +103,8 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
     }
     preload::start_again_without_rewarm(&[])?;
     let folder = path::absolute(&args.to).context("cannot find the current folder")?;
+    // Without a slash at the end: the folder beside has the same name and more.
+    let folder: PathBuf = folder.components().collect();
     let survey = Survey::take(args, &folder)?;
     for note in &survey.notes {
         eprintln!("rewarm: note: {}", text::printable(note));

@@ -108,9 +108,11 @@ impl Report {
             1 => format!("process {}", self.root),
             _ => format!("process {} and {} descendants", self.root, count - 1),
         };
-        let end = match self.running {
-            true => "it goes on",
-            false => "it has ended",
+        let end = match (self.running, count) {
+            (true, 1) => "it goes on",
+            (false, 1) => "it has ended",
+            (true, _) => "they go on",
+            (false, _) => "they have ended",
         };
         let mut told = format!(
             "{what}: checkpoint in {}; {end}\n",

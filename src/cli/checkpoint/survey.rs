@@ -2,13 +2,19 @@
 
 use super::CheckpointArgs;
 use anyhow::{Result, bail};
-use rewarm::checkpoint::tree::{Descriptor, Facts, Kind, Member, Tree};
-use rewarm::checkpoint::{Options, Place, Problem, cut_pipes, obstacles};
+use rewarm::checkpoint::tree::{Access, Descriptor, Facts, Kind, Member, Tree};
+use rewarm::checkpoint::{
+    Options, Place, Problem, cut_pipes, has_connections, has_outer_connections, has_outer_streams,
+    obstacles,
+};
 use rewarm::control::{Process, ProcessError, ProcessReport, State};
 use rewarm::criu::tool::Criu;
 use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// All that is known before anything is done.
 pub(super) struct Survey {
@@ -35,28 +41,31 @@ impl Survey {
     /// Everything that stands in the way, at once.
     pub(super) fn take(args: &CheckpointArgs, folder: &Path) -> Result<Survey> {
         let root = Process::find(args.pid)?;
-        let tree = Tree::look(root.pid)?;
+        let tree = look_at_tree(root.pid)?;
         let mut problems = obstacles(&tree, args.tree);
         let (place, found) = Place::find(folder, args.replace);
         problems.extend(found);
+        problems.extend(others_folder(&place, &tree));
         let criu = criu(args, &mut problems);
         let (driver, gpus) = gpus(&tree, &mut problems);
         let mut notes = cut_pipes(&tree);
         room(&place, &tree, &gpus, &mut problems, &mut notes);
         problems.extend(others_limits(&tree));
-        let options = Options::for_tree(&tree);
+        let mut options = Options::for_tree(&tree);
         if args.leave_running && options.both.iter().any(|one| one == "--link-remap") {
             problems.push(Problem::new(
                 "a file that is open was removed, but has other names: CRIU forgets them if the processes go on",
                 "Leave --leave-running out, or have the process close the file.",
             ));
         }
-        let needs_firewall = options.both.iter().any(|one| one == "--tcp-established");
-        if needs_firewall && !["iptables-restore", "nft"].into_iter().any(is_on_path) {
-            problems.push(Problem::new(
-                "the tree has established TCP connections, and neither iptables nor nft is installed",
-                "Install iptables, which CRIU needs to hold the connections still, or close them.",
-            ));
+        if let Some(criu) = &criu {
+            match network_lock(&tree, criu) {
+                Ok(lock) => options.dump.extend(lock),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if args.leave_running {
+            notes.extend(growing(&tree));
         }
         let Some(criu) = criu.filter(|_| problems.is_empty()) else {
             bail!(told(args.pid, &problems));
@@ -72,12 +81,69 @@ impl Survey {
         })
     }
 
+    /// Whether others use CUDA meanwhile than those that were found: a model that is
+    /// still loading, a child that was just started.
+    ///
+    /// # Errors
+    /// Which process does.
+    pub(super) fn still_holds(&self) -> Result<()> {
+        let Some(driver) = &self.driver else {
+            return Ok(());
+        };
+        let tree = Tree::look(self.tree.root().pid)?;
+        let living = tree.members.iter().filter(|one| !one.facts.is_zombie());
+        for pid in living.map(Member::pid).filter(|pid| !self.knows(*pid)) {
+            if !matches!(driver.state(pid), Err(CheckpointError::NotCuda { .. })) && is_there(pid) {
+                bail!("process {pid} began to use CUDA meanwhile: try again");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of the tree as it stands still: only what is mapped and open tells.
+    ///
+    /// # Errors
+    /// Which process may have begun to use CUDA.
+    pub(super) fn holds_for(&self, tree: &Tree) -> Result<()> {
+        let is_new = |one: &&Member| !self.tree.has(one.pid()) && !one.facts.is_zombie();
+        match tree
+            .members
+            .iter()
+            .filter(is_new)
+            .find(|one| may_use_cuda(one))
+        {
+            Some(member) => bail!("process {} was started meanwhile: try again", member.pid()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a process is one of those that use CUDA.
+    pub(super) fn knows(&self, pid: u32) -> bool {
+        self.gpus.iter().any(|gpu| gpu.process.pid == pid)
+    }
+
     /// The processes that write snapshots, with their users where those are others.
     pub(super) fn snapshots(&self) -> Vec<(u32, Option<u32>)> {
         let freezable = self.gpus.iter().filter(|gpu| gpu.freezable.is_some());
         freezable
             .map(|gpu| (gpu.process.pid, gpu.process.foreign_owner()))
             .collect()
+    }
+}
+
+/// The tree, without the connections of those who ask a process for its state: they
+/// are gone a moment later.
+fn look_at_tree(pid: u32) -> Result<Tree> {
+    const LOOKS: u32 = 8;
+    const PAUSE: Duration = Duration::from_millis(7);
+    let mut look = 1;
+    loop {
+        let tree = Tree::look(pid)?;
+        if look == LOOKS || !has_outer_streams(&tree) {
+            return Ok(tree);
+        }
+        thread::sleep(PAUSE * look);
+        look += 1;
     }
 }
 
@@ -90,6 +156,37 @@ fn told(pid: u32, problems: &[Problem]) -> String {
         text += &format!("\n  {}{what}.\n    {advice}", who.unwrap_or_default());
     }
     text
+}
+
+/// Who owns the folder around could put something else in the checkpoint's place: that
+/// is left to nobody but the processes' own user.
+fn others_folder(place: &Place, tree: &Tree) -> Option<Problem> {
+    let owner = place.foreign_owner()?;
+    let other = tree.members.iter().find(|one| one.facts.uid != owner)?;
+    let around = place.folder.parent()?.display();
+    let user = other.facts.uid;
+    Some(Problem::of(
+        other.pid(),
+        format!(
+            "belongs to user {user}, and the folder {around} to user {owner}, who could exchange the checkpoint"
+        ),
+        "Name a folder in one of root's, or of the user who runs rewarm.",
+    ))
+}
+
+/// Files that processes who go on may make longer, which CRIU does not take at the
+/// restore.
+fn growing(tree: &Tree) -> Option<String> {
+    let is_one = |one: &&Descriptor| one.access == Access::Write && one.kind == Kind::File;
+    let written = tree.descriptors().map(|(_, one)| one).filter(is_one);
+    let names: BTreeSet<_> = written.map(|one| one.link.display().to_string()).collect();
+    (!names.is_empty()).then(|| {
+        let names: Vec<_> = names.into_iter().collect();
+        format!(
+            "if the processes make these files longer, a restore takes --truncate-files (files that are opened for appending may grow): {}",
+            names.join(", ")
+        )
+    })
 }
 
 /// CRIU asks for the limits of processes, and the kernel tells those of other users
@@ -109,6 +206,28 @@ fn others_limits(tree: &Tree) -> Option<Problem> {
         let advice = "Run rewarm as root with all capabilities (in a container: --cap-add SYS_RESOURCE), or as the process's user.";
         Problem::of(other.pid(), what, advice)
     })
+}
+
+/// How CRIU holds TCP connections still while it saves their ends one after another.
+/// Without a firewall bytes that are under way may be lost, so one that works is
+/// preferred; with both ends in the tree it also goes without.
+fn network_lock(tree: &Tree, criu: &Criu) -> Result<Option<String>, Problem> {
+    if !has_connections(tree) {
+        return Ok(None);
+    }
+    let way = if criu.check("network_lock_nftables") {
+        "nftables"
+    } else if is_on_path("iptables") {
+        "iptables"
+    } else if !has_outer_connections(tree) {
+        "skip"
+    } else {
+        return Err(Problem::new(
+            "the tree has TCP connections with others, and neither nftables nor iptables works here to hold them still",
+            "Install iptables, or close the connections.",
+        ));
+    };
+    Ok(Some(format!("--network-lock={way}")))
 }
 
 fn criu(args: &CheckpointArgs, problems: &mut Vec<Problem>) -> Option<Criu> {
@@ -152,6 +271,10 @@ fn gpus(tree: &Tree, problems: &mut Vec<Problem>) -> (Option<CheckpointDriver>, 
         problems.extend(unsupported_modes());
     }
     (Some(driver), found)
+}
+
+fn is_there(pid: u32) -> bool {
+    Facts::look(pid).is_ok_and(|facts| !facts.is_zombie())
 }
 
 /// Whether a process has the driver's library, or rewarm's core, in it.
@@ -271,8 +394,8 @@ fn of_report(facts: &Facts, report: &ProcessReport) -> Vec<Problem> {
     problems
 }
 
-/// Host memory must fit; device memory may turn out to be smaller, as zeroes are left
-/// out.
+/// The largest process must fit. What processes share is counted in each, and zeroes
+/// of device memory are left out: all together may turn out to be smaller.
 fn room(
     place: &Place,
     tree: &Tree,
@@ -294,16 +417,18 @@ fn room(
         })
         .sum();
     let folder = place.folder.display();
-    let (in_free, in_host) = (super::text::bytes(free), super::text::bytes(host));
-    let in_device = super::text::bytes(device);
-    if host > free {
+    let bytes = super::text::bytes;
+    let least = tree.least_memory_bytes();
+    if least > free {
+        let (least, free) = (bytes(least), bytes(free));
         problems.push(Problem::new(
-            format!("{in_host} of host memory do not fit where {folder} is: {in_free} are free"),
+            format!("{least} of host memory do not fit where {folder} is: {free} are free"),
             "Free some space, or name another folder.",
         ));
     } else if host.saturating_add(device) > free {
+        let (host, device, free) = (bytes(host), bytes(device), bytes(free));
         notes.push(format!(
-            "{in_host} of host memory and {in_device} of device memory may not fit where {folder} is, unless much of it is zero: {in_free} are free"
+            "{host} of host memory and {device} of device memory may not fit where {folder} is, unless much of it is zero or shared: {free} are free"
         ));
     }
 }

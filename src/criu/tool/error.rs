@@ -72,7 +72,20 @@ pub enum CriuError {
     },
 }
 
+/// What it says of a connection that a process outside of the tree has just then,
+/// such as one that asks for the state.
+const PASSING: [&str; 2] = ["External socket is used", "in-flight socket"];
+
 impl CriuError {
+    /// Whether it failed for what may be gone a moment later.
+    pub fn is_passing(&self) -> bool {
+        let CriuError::Failed { said, .. } = self else {
+            return false;
+        };
+        let is_one = |line: &String| PASSING.iter().any(|part| line.contains(part));
+        said.errors.iter().any(is_one)
+    }
+
     pub(super) fn start(path: &Path, error: io::Error) -> CriuError {
         CriuError::Start {
             path: path.to_owned(),

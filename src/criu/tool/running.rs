@@ -74,7 +74,8 @@ impl Running {
     }
 
     /// Waits until it has done its work. At `stop`, or when the time is over, it is
-    /// killed. `meanwhile` is called again and again.
+    /// killed. `meanwhile` is called again and again; the time that takes is not
+    /// counted, as CRIU may be waiting for it.
     ///
     /// # Errors
     /// If it fails, with the end of its log, or is killed.
@@ -84,7 +85,7 @@ impl Running {
         stop: &AtomicBool,
         mut meanwhile: impl FnMut(),
     ) -> Result<(), CriuError> {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let doing = self.doing;
         let status = loop {
             if let Some(status) = self.ended() {
@@ -102,7 +103,9 @@ impl Running {
                     said: self.said(),
                 });
             }
+            let time = Instant::now();
             meanwhile();
+            begun += time.elapsed();
             thread::sleep(PAUSE);
         };
         if status.success() {
