@@ -7,6 +7,7 @@
 //! DIR/gpu/<pid>/        device memory of process <pid>, written by itself (snapshot)
 //! ```
 
+mod affinity;
 mod error;
 pub mod files;
 pub mod fit;
@@ -18,6 +19,7 @@ mod options;
 mod place;
 pub mod tree;
 
+pub use affinity::{Pinned, of_threads as pinned};
 pub use error::CheckpointError;
 pub use machine::Machine;
 pub use manifest::{

@@ -114,6 +114,7 @@ impl Run<'_> {
         steps: &mut Steps,
     ) -> Result<(Vec<Back>, Option<PageReport>)> {
         self.make_processes(criu, memory)?;
+        self.pin_threads();
         steps.resumed();
         let driver = gpus.map(Gpus::attached).transpose()?;
         drop(ahead);
@@ -146,6 +147,19 @@ impl Run<'_> {
         running.wait(limit, self.worker.is_broken_off(), || {})?;
         memory.criu_has_ended();
         Ok(())
+    }
+
+    /// Has threads run on the CPUs that they ran on. Where there are no such CPUs,
+    /// they run slower perhaps, but not wrongly.
+    fn pin_threads(&self) {
+        let pinned = self.manifest.processes.iter().flat_map(|one| &one.pinned);
+        let failed: Vec<_> = pinned.filter_map(|one| one.pin().err()).collect();
+        if let Some(error) = failed.first() {
+            eprintln!(
+                "rewarm: {} threads cannot run on the CPUs that they were bound to, and run on any: {error}",
+                failed.len()
+            );
+        }
     }
 
     /// Asks those whether they live whose life matters: the first process, and those
