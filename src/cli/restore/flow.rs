@@ -42,18 +42,18 @@ impl Failure {
 pub(super) fn restore(
     args: &RestoreArgs,
     folder: &Path,
+    manifest: &Manifest,
     worker: &Worker,
 ) -> Result<Report, Failure> {
     let mut steps = Steps::new(Instant::now());
-    let manifest = open(folder).map_err(Failure::before)?;
     let criu = Criu::find(args.criu.as_deref()).map_err(Failure::before)?;
-    let gpus = Gpus::begin(&manifest);
-    let ahead = Ahead::begin(&manifest, folder);
-    let mut misfits = fit::check(&manifest, folder, criu.version());
+    let gpus = Gpus::begin(manifest);
+    let ahead = Ahead::begin(manifest, folder);
+    let mut misfits = fit::check(manifest, folder, criu.version());
     let mut plan = GpuPlan::default();
     match gpus.as_ref().map(Option::as_ref) {
         Ok(None) => {}
-        Ok(Some(gpus)) => match gpus.plan(&manifest, folder) {
+        Ok(Some(gpus)) => match gpus.plan(manifest, folder) {
             Ok(found) => plan = found,
             Err(more) => misfits.extend(more),
         },
@@ -70,7 +70,7 @@ pub(super) fn restore(
         args,
         folder,
         worker,
-        manifest: &manifest,
+        manifest,
         plan: &plan,
     };
     run.restore(&criu, gpus, ahead, &mut steps)
@@ -198,7 +198,8 @@ fn cut_back(misfits: &mut Vec<Misfit>) -> Result<()> {
     Ok(())
 }
 
-fn open(folder: &Path) -> Result<Manifest> {
+/// The manifest of the checkpoint in a folder.
+pub(super) fn open(folder: &Path) -> Result<Manifest> {
     match Manifest::read(folder) {
         Ok(manifest) => Ok(manifest),
         Err(CheckpointError::None { .. }) => bail!(why_none(folder)),
