@@ -76,6 +76,7 @@ impl Saved {
                 session: facts.session,
                 group: facts.group,
                 threads: facts.threads.clone(),
+                pinned: Vec::new(),
                 uid: facts.uid,
                 executable: facts.executable.clone(),
                 gpu: Some(gpu(&live, &folder, frozen)),

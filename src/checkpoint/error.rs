@@ -46,7 +46,7 @@ pub enum CheckpointError {
         format: u64,
     },
     /// It belongs to neither this user nor root.
-    #[error("{}: belongs to user {owner}; restore it as that user or make it root's", path.display())]
+    #[error("{}: belongs to user {owner}; make it yours alone (chown) if you trust it", path.display())]
     Foreign {
         /// The manifest.
         path: PathBuf,

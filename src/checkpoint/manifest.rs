@@ -1,6 +1,6 @@
 //! The manifest: what there is in a checkpoint, and what it needs.
 
-use super::{CheckpointError, Machine};
+use super::{CheckpointError, Machine, Pinned};
 use crate::config::effective_uid;
 use crate::criu::pages::PageDigests;
 use crate::digest::{self, Digest};
@@ -92,6 +92,9 @@ pub struct ProcessEntry {
     /// Ids of its threads, its own first.
     #[serde(deserialize_with = "bounded::<MOST_PROCESSES, _, _>")]
     pub threads: Vec<u32>,
+    /// Those of them that may not run on every CPU.
+    #[serde(deserialize_with = "bounded::<MOST_PROCESSES, _, _>")]
+    pub pinned: Vec<Pinned>,
     /// Its effective user.
     pub uid: u32,
     /// Path of its program.
@@ -226,6 +229,10 @@ impl Manifest {
             }
             if process.threads.first() != Some(&pid) {
                 return Err(format!("process {pid} without threads"));
+            }
+            let mut pinned = process.pinned.iter();
+            if pinned.any(|one| !process.threads.contains(&one.thread)) {
+                return Err(format!("a thread that is not of process {pid}"));
             }
             let snapshot = process.gpu.as_ref().and_then(|gpu| gpu.snapshot.as_ref());
             if let Some(snapshot) = snapshot.filter(|path| !is_plain(path)) {

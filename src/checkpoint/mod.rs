@@ -7,6 +7,7 @@
 //! DIR/gpu/<pid>/        device memory of process <pid>, written by itself (snapshot)
 //! ```
 
+mod affinity;
 mod error;
 pub mod files;
 pub mod fit;
@@ -19,6 +20,7 @@ mod pipes;
 mod place;
 pub mod tree;
 
+pub use affinity::{Pinned, of_threads as pinned};
 pub use error::CheckpointError;
 pub use machine::Machine;
 pub use manifest::{

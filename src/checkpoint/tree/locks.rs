@@ -22,7 +22,7 @@ fn parse(line: &str) -> Option<(Option<u32>, u64)> {
     let mut fields = line.split_whitespace().skip(1);
     let kind = fields.next()?;
     // "->": somebody who waits for the lock above.
-    if kind == "->" || kind == "LEASE" || kind == "DELEG" {
+    if kind == "->" || kind == "DELEG" {
         return None;
     }
     let pid = fields.nth(2)?.parse().ok();

@@ -10,7 +10,9 @@ use super::undo::Plan;
 use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::{Member, Tree};
-use rewarm::checkpoint::{GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images};
+use rewarm::checkpoint::{
+    GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images, pinned,
+};
 use rewarm::criu::images::rearm_timers;
 use rewarm::criu::pages::digest_pages;
 use rewarm::criu::tool::{CriuError, Dump, Running};
@@ -194,6 +196,7 @@ fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
         session: facts.session,
         group: facts.group,
         threads: facts.threads.clone(),
+        pinned: pinned(&facts.threads),
         uid: facts.uid,
         executable: facts.executable.clone(),
         gpu,

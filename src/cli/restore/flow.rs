@@ -42,18 +42,18 @@ impl Failure {
 pub(super) fn restore(
     args: &RestoreArgs,
     folder: &Path,
+    manifest: &Manifest,
     worker: &Worker,
 ) -> Result<Report, Failure> {
     let mut steps = Steps::new(Instant::now());
-    let manifest = open(folder).map_err(Failure::before)?;
     let criu = Criu::find(args.criu.as_deref()).map_err(Failure::before)?;
-    let gpus = Gpus::begin(&manifest);
-    let ahead = Ahead::begin(&manifest, folder);
-    let mut misfits = fit::check(&manifest, folder, criu.version());
+    let gpus = Gpus::begin(manifest);
+    let ahead = Ahead::begin(manifest, folder);
+    let mut misfits = fit::check(manifest, folder, criu.version());
     let mut plan = GpuPlan::default();
     match gpus.as_ref().map(Option::as_ref) {
         Ok(None) => {}
-        Ok(Some(gpus)) => match gpus.plan(&manifest, folder) {
+        Ok(Some(gpus)) => match gpus.plan(manifest, folder) {
             Ok(found) => plan = found,
             Err(more) => misfits.extend(more),
         },
@@ -70,7 +70,7 @@ pub(super) fn restore(
         args,
         folder,
         worker,
-        manifest: &manifest,
+        manifest,
         plan: &plan,
     };
     run.restore(&criu, gpus, ahead, &mut steps)
@@ -114,6 +114,7 @@ impl Run<'_> {
         steps: &mut Steps,
     ) -> Result<(Vec<Back>, Option<PageReport>)> {
         self.make_processes(criu, memory)?;
+        self.pin_threads();
         steps.resumed();
         let driver = gpus.map(Gpus::attached).transpose()?;
         drop(ahead);
@@ -146,6 +147,19 @@ impl Run<'_> {
         running.wait(limit, self.worker.is_broken_off(), || {})?;
         memory.criu_has_ended();
         Ok(())
+    }
+
+    /// Has threads run on the CPUs that they ran on. Where there are no such CPUs,
+    /// they run slower perhaps, but not wrongly.
+    fn pin_threads(&self) {
+        let pinned = self.manifest.processes.iter().flat_map(|one| &one.pinned);
+        let failed: Vec<_> = pinned.filter_map(|one| one.pin().err()).collect();
+        if let Some(error) = failed.first() {
+            eprintln!(
+                "rewarm: {} threads cannot run on the CPUs that they were bound to, and run on any: {error}",
+                failed.len()
+            );
+        }
     }
 
     /// Asks those whether they live whose life matters: the first process, and those
@@ -184,7 +198,8 @@ fn cut_back(misfits: &mut Vec<Misfit>) -> Result<()> {
     Ok(())
 }
 
-fn open(folder: &Path) -> Result<Manifest> {
+/// The manifest of the checkpoint in a folder.
+pub(super) fn open(folder: &Path) -> Result<Manifest> {
     match Manifest::read(folder) {
         Ok(manifest) => Ok(manifest),
         Err(CheckpointError::None { .. }) => bail!(why_none(folder)),

@@ -8,12 +8,14 @@ mod family;
 mod flow;
 mod gpu;
 mod memory;
+mod pids;
 mod report;
 mod watch;
 mod work;
 
 use super::{Usage, text};
 use anyhow::{Context, Result, bail};
+use rewarm::checkpoint::Manifest;
 use rewarm::control::Thaw;
 use rewarm::preload;
 use std::path::{self, Path, PathBuf};
@@ -79,14 +81,21 @@ pub(super) fn run(args: &RestoreArgs) -> Result<ExitCode> {
     }
     preload::start_again_without_rewarm(&[])?;
     let folder = path::absolute(&args.from).context("cannot find the current folder")?;
+    let manifest = flow::open(&folder)?;
+    pids::keep_clear(&manifest);
     match watch::split()? {
         Side::First(supervisor) => supervisor.supervise(args.detach),
-        Side::Worker(worker) => restore(args, &folder, &worker),
+        Side::Worker(worker) => restore(args, &folder, &manifest, &worker),
     }
 }
 
-fn restore(args: &RestoreArgs, folder: &Path, worker: &Worker) -> Result<ExitCode> {
-    match flow::restore(args, folder, worker) {
+fn restore(
+    args: &RestoreArgs,
+    folder: &Path,
+    manifest: &Manifest,
+    worker: &Worker,
+) -> Result<ExitCode> {
+    match flow::restore(args, folder, manifest, worker) {
         Ok(report) => {
             report.tell(args.json)?;
             Ok(ExitCode::SUCCESS)

@@ -147,7 +147,7 @@ pub(super) fn worst_lines(log: &str) -> Vec<String> {
 }
 
 /// Parts of CRIU's messages, and what helps.
-const ADVICE: [(&str, &str); 15] = [
+const ADVICE: [(&str, &str); 16] = [
     (
         "External socket is used",
         "A unix socket of the tree has its other end in a process outside of it: close that connection, or checkpoint both ends as one tree.",
@@ -155,6 +155,10 @@ const ADVICE: [(&str, &str); 15] = [
     (
         "Unix socket",
         "A unix socket cannot be saved: close it, or checkpoint both of its ends as one tree.",
+    ),
+    (
+        "in-flight socket",
+        "A client has connected to a unix socket, and the server has not taken it up: have it accept, or try again.",
     ),
     (
         "Connected TCP socket",
