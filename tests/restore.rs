@@ -110,6 +110,7 @@ impl Saved {
             root: pid,
             processes,
             restore_options: options.map(str::to_owned).to_vec(),
+            pipes: Vec::new(),
             files,
             images: checkpoint::list_images(&images)
                 .unwrap()

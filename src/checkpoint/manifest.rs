@@ -1,6 +1,6 @@
 //! The manifest: what there is in a checkpoint, and what it needs.
 
-use super::{CheckpointError, Machine, Pinned};
+use super::{CheckpointError, Machine, Pinned, StandardPipe, pipes};
 use crate::config::effective_uid;
 use crate::criu::pages::PageDigests;
 use crate::digest::{self, Digest};
@@ -57,6 +57,9 @@ pub struct Manifest {
     /// Options that `criu restore` needs, out of [`RESTORE_OPTIONS`].
     #[serde(deserialize_with = "bounded::<MOST_OPTIONS, _, _>")]
     pub restore_options: Vec<String>,
+    /// Pipes in whose place those who restore put their own standard descriptors.
+    #[serde(default, deserialize_with = "bounded::<{ pipes::MOST }, _, _>")]
+    pub pipes: Vec<StandardPipe>,
     /// Files outside of the checkpoint that the images refer to.
     #[serde(deserialize_with = "bounded::<MOST_FILES, _, _>")]
     pub files: Vec<FileEntry>,
@@ -251,6 +254,13 @@ impl Manifest {
         }
         if let Some(file) = self.files.iter().find(|file| !file.path.is_absolute()) {
             return Err(format!("a file {}", file.path.display()));
+        }
+        let mut inodes = HashSet::new();
+        let is_one = |pipe: &StandardPipe| pipe.standard <= 2 && pipe.inode != 0;
+        if let Some(pipe) =
+            (self.pipes.iter()).find(|one| !is_one(one) || !inodes.insert(one.inode))
+        {
+            return Err(format!("a pipe {pipe:?}"));
         }
         let is_known = |option: &&String| RESTORE_OPTIONS.contains(&option.as_str());
         match self.restore_options.iter().find(|option| !is_known(option)) {

@@ -11,7 +11,7 @@ use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::{Member, Tree};
 use rewarm::checkpoint::{
-    GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images, pinned,
+    GPU, GpuEntry, IMAGES, Machine, Manifest, ProcessEntry, files, images, pinned, standard_pipes,
 };
 use rewarm::criu::images::rearm_timers;
 use rewarm::criu::pages::digest_pages;
@@ -158,6 +158,7 @@ fn commit(
             .map(|member| process(survey, member, report))
             .collect(),
         restore_options: survey.options.both.clone(),
+        pipes: standard_pipes(&tree),
         files: files::of_tree(&tree),
         images: images?,
         pages: pages.map_err(|_| anyhow!("a thread has ended"))??,

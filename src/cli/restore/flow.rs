@@ -7,6 +7,7 @@ use super::family::{End, end_of};
 use super::gpu::{self, Back, Gpus, Way};
 use super::memory::Memory;
 use super::report::{Report, Steps};
+use super::standard::Standard;
 use super::watch::Worker;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::fit::{self, GpuPlan, Misfit};
@@ -44,6 +45,7 @@ pub(super) fn restore(
     folder: &Path,
     manifest: &Manifest,
     worker: &Worker,
+    standard: &Standard,
 ) -> Result<Report, Failure> {
     let mut steps = Steps::new(Instant::now());
     let criu = Criu::find(args.criu.as_deref()).map_err(Failure::before)?;
@@ -71,6 +73,7 @@ pub(super) fn restore(
         folder,
         worker,
         manifest,
+        standard,
         plan: &plan,
     };
     run.restore(&criu, gpus, ahead, &mut steps)
@@ -83,6 +86,7 @@ struct Run<'a> {
     folder: &'a Path,
     worker: &'a Worker,
     manifest: &'a Manifest,
+    standard: &'a Standard,
     plan: &'a GpuPlan,
 }
 
@@ -138,10 +142,12 @@ impl Run<'_> {
     fn make_processes(&self, criu: &Criu, memory: &Memory) -> Result<()> {
         let mut options = self.manifest.restore_options.clone();
         options.extend(memory.option().map(str::to_owned));
+        options.extend(self.standard.options());
         let mut running = criu.restore(&Restore {
             images: &self.folder.join(IMAGES),
             work: self.worker.work(),
             options: &options,
+            descriptors: &self.standard.descriptors(),
         })?;
         let limit = Duration::from_secs_f64(self.args.criu_timeout);
         running.wait(limit, self.worker.is_broken_off(), || {})?;

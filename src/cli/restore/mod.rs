@@ -10,6 +10,7 @@ mod gpu;
 mod memory;
 mod pids;
 mod report;
+mod standard;
 mod watch;
 mod work;
 
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use rewarm::checkpoint::Manifest;
 use rewarm::control::Thaw;
 use rewarm::preload;
+use standard::Standard;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 pub(super) use watch::BrokenOff;
@@ -83,9 +85,17 @@ pub(super) fn run(args: &RestoreArgs) -> Result<ExitCode> {
     let folder = path::absolute(&args.from).context("cannot find the current folder")?;
     let manifest = flow::open(&folder)?;
     pids::keep_clear(&manifest);
+    let standard = Standard::of(&manifest, args.json)?;
     match watch::split()? {
-        Side::First(supervisor) => supervisor.supervise(args.detach),
-        Side::Worker(worker) => restore(args, &folder, &manifest, &worker),
+        Side::First(supervisor) => {
+            let relays = standard.into_relays();
+            let ended = supervisor.supervise(args.detach);
+            if !args.detach {
+                relays.finish();
+            }
+            ended
+        }
+        Side::Worker(worker) => restore(args, &folder, &manifest, &worker, &standard),
     }
 }
 
@@ -94,8 +104,9 @@ fn restore(
     folder: &Path,
     manifest: &Manifest,
     worker: &Worker,
+    standard: &Standard,
 ) -> Result<ExitCode> {
-    match flow::restore(args, folder, manifest, worker) {
+    match flow::restore(args, folder, manifest, worker, standard) {
         Ok(report) => {
             report.tell(args.json)?;
             Ok(ExitCode::SUCCESS)

@@ -66,6 +66,8 @@ pub struct Restore<'a> {
     /// Options that the tree needs, and those that restoring has of its own, such as
     /// `--lazy-pages`.
     pub options: &'a [String],
+    /// Descriptors that it gets under the same numbers.
+    pub descriptors: &'a [RawFd],
 }
 
 /// Folder in the work folder in which CRIU looks for plugins.
@@ -177,7 +179,7 @@ impl Criu {
             restore.images,
             restore.work,
             RESTORE_LOG,
-            &[],
+            restore.descriptors,
         )
     }
 

@@ -1,0 +1,229 @@
+//! Standard input, output and error of programs that were checkpointed while these
+//! led to others, by `rewarm checkpoint` and `rewarm restore` with a real CRIU.
+
+mod common;
+
+use common::cli::{self, text};
+use common::live::ended;
+use common::{Scratch, criu};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+
+/// Says what it is told, to both.
+const ECHO: &str = "while read line; do echo err $line >&2; echo out $line; done";
+
+/// Reads its input when it is told so by other means.
+const WAITS: &str = "
+import os, sys
+os.mkfifo('go')
+go = os.open('go', os.O_RDWR)
+os.write(1, b'begun\\n')
+os.read(go, 1)
+os.write(1, sys.stdin.read().encode())
+";
+
+/// A program whose input, output and error are pipes of this test.
+struct Program {
+    scratch: Scratch,
+    child: Child,
+    input: ChildStdin,
+}
+
+impl Program {
+    fn start(interpreter: &str, script: &str) -> Program {
+        criu::adopt();
+        let scratch = Scratch::new();
+        let mut command = Command::new(interpreter);
+        command
+            .args(["-c", script])
+            .current_dir(scratch.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // SAFETY: system calls, after the fork.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                // Whoever started the tests may have left it something.
+                let at_exec = libc::CLOSE_RANGE_CLOEXEC;
+                libc::syscall(libc::SYS_close_range, 3, u32::MAX, at_exec);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().expect("the interpreter is there");
+        let input = child.stdin.take().unwrap();
+        Program {
+            scratch,
+            child,
+            input,
+        }
+    }
+
+    /// One that echoes, and has begun to.
+    fn echo(before: &str) -> Program {
+        let mut program = Program::start("sh", &format!("{before} {ECHO}"));
+        writeln!(program.input, "1").unwrap();
+        let mut output = BufReader::new(program.child.stdout.as_mut().unwrap());
+        while line(&mut output) != "out 1" {}
+        program
+    }
+
+    fn rewarm(&self, arguments: &[&str]) -> Command {
+        let mut command = cli::rewarm(arguments);
+        let criu = criu::can_checkpoint().expect("who has none skips");
+        command
+            .env("REWARM_CRIU", criu)
+            .env("TMPDIR", self.scratch.path());
+        command
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.scratch.file("checkpoint")
+    }
+
+    /// Ends it with a checkpoint, and everything that it wrote to. Returns what is
+    /// said of it.
+    #[track_caller]
+    fn checkpoint(&mut self) -> String {
+        let (pid, folder) = (self.child.id().to_string(), self.folder());
+        let given = ["checkpoint", "--pid", &pid, "--to", text(&folder)];
+        let output = self.rewarm(&given).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+        drop((self.child.stdout.take(), self.child.stderr.take()));
+        cli::stderr(&output)
+    }
+
+    fn restoring(&self, options: &[&str]) -> Command {
+        let folder = self.folder();
+        let mut command = self.rewarm(&[&["restore", "--from", text(&folder)], options].concat());
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped());
+        command
+    }
+}
+
+#[track_caller]
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+#[track_caller]
+fn succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn the_descriptors_of_the_restore_take_the_place_of_pipes() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    for (before, said) in [("", "err 2"), ("exec 2>&1;", "")] {
+        let mut program = Program::echo(before);
+        let notes = program.checkpoint();
+        assert!(!notes.contains("pipe"), "{notes}");
+        let mut restoring = program.restoring(&[]);
+        let mut restoring = restoring.stdin(Stdio::piped()).spawn().unwrap();
+        writeln!(restoring.stdin.take().unwrap(), "2").unwrap();
+        // It has read all of its input, and ends.
+        let output = ended(restoring);
+        let told = succeeded(&output);
+        assert!(told.contains("is restored") && told.contains("out 2\n"));
+        assert_eq!(told.contains("err 2\n"), said.is_empty(), "{told}");
+        assert_eq!(cli::stderr(&output).trim_end(), said);
+    }
+}
+
+#[test]
+fn files_go_on_where_they_end_and_sockets_do_for_pipes() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    for append in [false, true] {
+        let mut program = Program::echo("");
+        program.checkpoint();
+        let path = program.scratch.file("log");
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"before\n").unwrap();
+        if append {
+            file = OpenOptions::new().append(true).open(&path).unwrap();
+        }
+        let (mut input, theirs) = UnixStream::pair().unwrap();
+        let (error, errors) = UnixStream::pair().unwrap();
+        let mut restoring = program.restoring(&[]);
+        restoring.stdin(OwnedFd::from(theirs)).stdout(file);
+        let child = restoring.stderr(OwnedFd::from(errors)).spawn().unwrap();
+        drop(restoring);
+        let mut error = BufReader::new(error);
+        for text in ["2", "3"] {
+            writeln!(input, "{text}").unwrap();
+            assert_eq!(line(&mut error), format!("err {text}"));
+        }
+        input.shutdown(Shutdown::Write).unwrap();
+        let status = ended(child).status;
+        assert!(status.success(), "{status}");
+        let log = fs::read_to_string(&path).unwrap();
+        assert!(log.starts_with("before\n"), "{log}");
+        let lines = ["out 2\n", "out 3\n", "is restored"];
+        assert!(lines.iter().all(|one| log.contains(one)), "{log}");
+        // Nobody is left who holds the socket.
+        let mut rest = String::new();
+        error.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+    }
+}
+
+#[test]
+fn json_stays_json_and_ends_with_the_restore() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut program = Program::echo("");
+    program.checkpoint();
+    let mut restoring = program.restoring(&["--detach", "--json"]);
+    let mut restoring = restoring.stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = restoring.stdin.take().unwrap();
+    let mut error = BufReader::new(restoring.stderr.take().unwrap());
+    writeln!(input, "2").unwrap();
+    // The program lives on and has its output, which is not this one.
+    let mut told = String::new();
+    let mut output = restoring.stdout.take().unwrap();
+    output.read_to_string(&mut told).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["pid"], program.child.id());
+    assert!(restoring.wait().unwrap().success());
+    writeln!(input, "3").unwrap();
+    drop(input);
+    let said: Vec<_> = error.by_ref().lines().map(Result::unwrap).collect();
+    assert_eq!(said, ["err 2", "out 2", "err 3", "out 3"]);
+    criu::gone(&[program.child.id()]);
+}
+
+#[test]
+fn input_that_nobody_has_read_comes_back() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut program = Program::start("python3", WAITS);
+    let mut output = BufReader::new(program.child.stdout.as_mut().unwrap());
+    assert_eq!(line(&mut output), "begun");
+    writeln!(program.input, "unread").unwrap();
+    let notes = program.checkpoint();
+    assert!(notes.contains("(descriptors 0)"), "{notes}");
+    let mut restoring = program.restoring(&[]);
+    let restoring = restoring.spawn().unwrap();
+    let go = program.scratch.file("go");
+    fs::write(go, "!").unwrap();
+    let told = succeeded(&ended(restoring));
+    assert!(told.contains("unread\n"), "{told}");
+}
