@@ -184,6 +184,33 @@ fn files_go_on_where_they_end_and_sockets_do_for_pipes() {
 }
 
 #[test]
+fn what_goes_to_one_file_keeps_its_order() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut program = Program::echo("");
+    program.checkpoint();
+    let path = program.scratch.file("log");
+    let log = File::create(&path).unwrap();
+    let mut restoring = program.restoring(&[]);
+    restoring.stdout(log.try_clone().unwrap()).stderr(log);
+    let mut child = restoring.stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let lines = (2..200).map(|number| format!("{number}\n"));
+    input
+        .write_all(lines.collect::<String>().as_bytes())
+        .unwrap();
+    drop(input);
+    let status = ended(child).status;
+    assert!(status.success(), "{status}");
+    let log = fs::read_to_string(&path).unwrap();
+    let said = |line: &&str| line.starts_with("err ") || line.starts_with("out ");
+    let found: Vec<_> = log.lines().filter(said).map(str::to_owned).collect();
+    let echoed = |number| [format!("err {number}"), format!("out {number}")];
+    assert_eq!(found, (2..200).flat_map(echoed).collect::<Vec<_>>());
+}
+
+#[test]
 fn json_stays_json_and_ends_with_the_restore() {
     if criu::criu_or_skip().is_none() {
         return;

@@ -28,7 +28,8 @@ use watch::{Side, Worker};
 const EXAMPLES: &str = "\
 The processes get their old pids. Without --detach this command stays until the first
 of them ends, passes signals on to it, and exits with its status (128 and the number
-of the signal that ended it).
+of the signal that ended it). What they had as standard input, output or error, and
+was a pipe to others, is now this command's; with --json, output goes to standard error.
 
 If anything fails, all that was restored is killed; the checkpoint stays as it is, and
 can be restored again, as often as wanted.

@@ -7,7 +7,7 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{Duration, Instant};
 use std::{ptr, thread};
 
@@ -26,11 +26,13 @@ impl Standard {
     /// The system's.
     pub(super) fn of(manifest: &Manifest, json: bool) -> Result<Standard> {
         let mut relays = Relays(Vec::new());
+        // What is written to one place keeps its order on one way.
+        let is_joined = json || is_one_place(io::stdout().as_fd(), io::stderr().as_fd());
         let mut ends = BTreeMap::new();
         let mut pipes = Vec::new();
         for pipe in &manifest.pipes {
             let number = match pipe.standard {
-                1 if json => 2,
+                1 if is_joined => 2,
                 number => number,
             };
             let end = match ends.entry(number) {
@@ -117,6 +119,15 @@ impl Relays {
             }
         }
     }
+}
+
+/// Whether two descriptors lead to the same file, pipe, socket or terminal.
+fn is_one_place(one: BorrowedFd, other: BorrowedFd) -> bool {
+    let place = |descriptor: BorrowedFd| {
+        let found = fs::metadata(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    place(one).is_some_and(|found| place(other) == Some(found))
 }
 
 /// Whether opening the name in `/proc` gives the same thing, and at once: of a pipe
