@@ -67,7 +67,11 @@ impl Program {
 
     /// One that echoes, and has begun to.
     fn echo(before: &str) -> Program {
-        let mut program = Program::start("sh", &format!("{before} {ECHO}"));
+        Program::begun(&format!("{before} {ECHO}"))
+    }
+
+    fn begun(script: &str) -> Program {
+        let mut program = Program::start("sh", script);
         writeln!(program.input, "1").unwrap();
         let mut output = BufReader::new(program.child.stdout.as_mut().unwrap());
         while line(&mut output) != "out 1" {}
@@ -92,11 +96,13 @@ impl Program {
     #[track_caller]
     fn checkpoint(&mut self) -> String {
         let (pid, folder) = (self.child.id().to_string(), self.folder());
-        let given = ["checkpoint", "--pid", &pid, "--to", text(&folder)];
+        let given = ["checkpoint", "--pid", &pid, "--tree", "--to", text(&folder)];
+        let pids = criu::tree(self.child.id());
         let output = self.rewarm(&given).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let status = self.child.wait().unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+        criu::gone(&pids);
         drop((self.child.stdout.take(), self.child.stderr.take()));
         cli::stderr(&output)
     }
@@ -141,6 +147,24 @@ fn the_descriptors_of_the_restore_take_the_place_of_pipes() {
         assert!(told.contains("is restored") && told.contains("out 2\n"));
         assert_eq!(told.contains("err 2\n"), said.is_empty(), "{told}");
         assert_eq!(cli::stderr(&output).trim_end(), said);
+    }
+}
+
+#[test]
+fn pipes_within_the_tree_stay() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut program = Program::begun(&format!("cat | ({ECHO}) | cat; echo end"));
+    program.checkpoint();
+    for _ in 0..2 {
+        let mut restoring = program.restoring(&[]);
+        let mut restoring = restoring.stdin(Stdio::piped()).spawn().unwrap();
+        restoring.stdin.take().unwrap().write_all(b"2\n").unwrap();
+        let output = ended(restoring);
+        let told = succeeded(&output);
+        assert!(told.contains("out 2\n") && told.contains("end\n"), "{told}");
+        assert_eq!(cli::stderr(&output), "err 2\n");
     }
 }
 
