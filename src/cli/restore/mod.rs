@@ -86,7 +86,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<ExitCode> {
     let folder = path::absolute(&args.from).context("cannot find the current folder")?;
     let manifest = flow::open(&folder)?;
     pids::keep_clear(&manifest);
-    let standard = Standard::of(&manifest, args.json)?;
+    let standard = Standard::of(&manifest, args)?;
     match watch::split()? {
         Side::First(supervisor) => {
             let relays = standard.into_relays();

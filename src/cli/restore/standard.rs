@@ -1,11 +1,12 @@
 //! Standard input, output and error of restored processes whose pipes led out of
 //! their tree: those of this command take their place.
 
+use super::RestoreArgs;
 use anyhow::{Context, Result};
 use rewarm::checkpoint::Manifest;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{Duration, Instant};
@@ -24,10 +25,10 @@ impl Standard {
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn of(manifest: &Manifest, json: bool) -> Result<Standard> {
+    pub(super) fn of(manifest: &Manifest, args: &RestoreArgs) -> Result<Standard> {
         let mut relays = Relays(Vec::new());
         // What is written to one place keeps its order on one way.
-        let is_joined = json || is_one_place(io::stdout().as_fd(), io::stderr().as_fd());
+        let is_joined = args.json || is_one_place(io::stdout().as_fd(), io::stderr().as_fd());
         let mut ends = BTreeMap::new();
         let mut pipes = Vec::new();
         for pipe in &manifest.pipes {
@@ -38,7 +39,11 @@ impl Standard {
             let end = match ends.entry(number) {
                 Entry::Occupied(end) => end.into_mut(),
                 Entry::Vacant(place) => {
-                    let end = relays.end(number);
+                    let end = match number {
+                        0 => relays.input(args.detach),
+                        1 => relays.output(io::stdout().as_fd()),
+                        _ => relays.output(io::stderr().as_fd()),
+                    };
                     let cannot = || format!("cannot pass on descriptor {number}");
                     place.insert(end.with_context(cannot)?)
                 }
@@ -70,26 +75,34 @@ impl Standard {
 
 /// Processes that copy between a pipe and a standard descriptor which CRIU cannot
 /// open once more: it does so by its name in `/proc`, so that sockets fail, and files
-/// would be written from their beginning. They end with the restored processes.
+/// would be written from their beginning. Terminals would be looked for by their
+/// number after the next checkpoint. Relays end with the restored processes.
 pub(super) struct Relays(Vec<i32>);
 
 impl Relays {
-    /// A standard descriptor, or a pipe that leads there.
-    fn end(&mut self, number: u8) -> io::Result<OwnedFd> {
-        let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
-        let own = match number {
-            0 => input.as_fd(),
-            1 => output.as_fd(),
-            _ => error.as_fd(),
-        };
+    /// Standard input, or a pipe that comes from there. A terminal that others go on
+    /// to read is theirs.
+    fn input(&mut self, is_left_behind: bool) -> io::Result<OwnedFd> {
+        let own = io::stdin();
+        if is_left_behind && own.is_terminal() {
+            return Ok(fs::File::open("/dev/null")?.into());
+        }
+        if can_be_opened_again(own.as_fd())? {
+            return own.as_fd().try_clone_to_owned();
+        }
+        let (reader, writer) = io::pipe()?;
+        self.start(own.as_fd(), writer.as_fd())?;
+        Ok(reader.into())
+    }
+
+    /// Standard output or error, or a pipe that leads there.
+    fn output(&mut self, own: BorrowedFd) -> io::Result<OwnedFd> {
         if can_be_opened_again(own)? {
             return own.try_clone_to_owned();
         }
         let (reader, writer) = io::pipe()?;
-        match number {
-            0 => self.start(own, writer.as_fd()).map(|()| reader.into()),
-            _ => self.start(reader.as_fd(), own).map(|()| writer.into()),
-        }
+        self.start(reader.as_fd(), own)?;
+        Ok(writer.into())
     }
 
     fn start(&mut self, from: BorrowedFd, to: BorrowedFd) -> io::Result<()> {
@@ -131,20 +144,33 @@ fn is_one_place(one: BorrowedFd, other: BorrowedFd) -> bool {
 }
 
 /// Whether opening the name in `/proc` gives the same thing, and at once: of a pipe
-/// with a name it waits for the other end.
+/// with a name it waits for the other end. And the next checkpoint, too, has to find it.
 fn can_be_opened_again(descriptor: BorrowedFd) -> io::Result<bool> {
     let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     let is_pipe = fs::read_link(&path)?.to_string_lossy().starts_with("pipe:");
-    Ok(is_pipe || fs::metadata(&path)?.file_type().is_char_device())
+    let is_device = fs::metadata(&path)?.file_type().is_char_device();
+    Ok(is_pipe || is_device && !descriptor.is_terminal())
 }
+
+/// What is for this command and the processes. Reading a terminal in the background
+/// stops a relay like everybody.
+const IGNORED: [i32; 5] = [
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGTERM,
+    libc::SIGTTOU,
+];
 
 /// Copies until one of the two ends, and ends then, which the other one notices.
 fn relay(from: BorrowedFd, to: BorrowedFd) -> ! {
     // SAFETY: numbers, and a text with its end. Whatever else is open, above all the
     // pipe's other end, is closed; nothing of it is used in this process any more.
     let (from, to) = unsafe {
-        // Ctrl-C is not for it, and it is in the way of no file system.
-        libc::setsid();
+        // It ends when all is copied, and is in the way of no file system.
+        for signal in IGNORED {
+            libc::signal(signal, libc::SIG_IGN);
+        }
         libc::chdir(c"/".as_ptr());
         libc::dup2(from.as_raw_fd(), 0);
         libc::dup2(to.as_raw_fd(), 1);
