@@ -567,7 +567,7 @@ fn lives(pid: u32) -> bool {
 
 /// The children of a process.
 fn children(pid: u32) -> Vec<u32> {
-    let all = rewarm::control::parents().into_iter();
+    let all = rewarm::proc::parents().into_iter();
     all.filter(|(_, parent)| *parent == pid)
         .map(|(child, _)| child)
         .collect()

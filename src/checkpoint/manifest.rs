@@ -259,7 +259,7 @@ impl Manifest {
         }
     }
 
-    /// What the image files and snapshots come to, in bytes.
+    /// What the image files come to, in bytes.
     pub fn bytes(&self) -> u64 {
         self.images.iter().map(|image| image.bytes).sum()
     }

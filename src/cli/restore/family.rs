@@ -1,6 +1,7 @@
 //! Everything that comes from this process, also what has lost its parent.
 
-use rewarm::control::{Process, descendants, parents};
+use rewarm::control::Process;
+use rewarm::proc::{descendants, parents};
 use std::time::{Duration, Instant};
 use std::{fmt, io, process, ptr, thread};
 

@@ -1,7 +1,7 @@
 //! Processes that must not live on when their pages cannot come.
 
+use crate::proc::{Stat, numbers_in, parents};
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::thread;
@@ -110,32 +110,18 @@ fn settle(stopped: &HashSet<u32>) {
 
 /// Whether a thread of a process runs, or sleeps so that its stop will wake it.
 fn runs(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return false;
-    };
-    threads.flatten().any(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-        state.is_some_and(|state| state.starts_with(['R', 'S']))
+    let folder = format!("/proc/{pid}/task");
+    numbers_in(&folder).into_iter().any(|thread| {
+        let stat = Stat::read(format!("{folder}/{thread}/stat").as_ref());
+        stat.is_ok_and(|stat| matches!(stat.state, 'R' | 'S'))
     })
 }
 
 /// Children of the processes that are not among them.
 fn children_of(known: &HashSet<u32>) -> Vec<u32> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| !known.contains(pid))
-        .filter(|pid| parent_of(*pid).is_some_and(|parent| known.contains(&parent)))
+    let everybody = parents().into_iter();
+    everybody
+        .filter(|(pid, parent)| known.contains(parent) && !known.contains(pid))
+        .map(|(pid, _)| pid)
         .collect()
-}
-
-/// The fourth field of `/proc/PID/stat`; the second is a name in parentheses.
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
 }
