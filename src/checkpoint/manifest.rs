@@ -112,7 +112,7 @@ pub struct GpuEntry {
     pub snapshot: Option<PathBuf>,
     /// Bytes of device memory in the snapshot.
     pub bytes: u64,
-    /// Id of the snapshot; 0: there is none, or it is another user's.
+    /// Id of the snapshot; 0: there is none.
     #[serde(with = "digest::hex")]
     pub snapshot_id: u128,
 }

@@ -63,7 +63,7 @@ fn image_misfit(path: &Path, entry: &ImageEntry) -> Option<String> {
 fn snapshot_misfit(folder: &Path, process: &ProcessEntry) -> Option<String> {
     let gpu = process.gpu.as_ref()?;
     let path = folder.join(gpu.snapshot.as_ref()?);
-    match Snapshot::open(&path) {
+    match Snapshot::open_of(&path, process.uid) {
         Err(error) => Some(error.to_string()),
         Ok(found) if found.manifest().id != gpu.snapshot_id => Some(format!(
             "{}: is another one than the checkpoint was made with",

@@ -113,10 +113,12 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
     let work = Work::make()?;
     let plan = Plan::new(&survey, &work, args.leave_running);
     let guardian = guardian::start(&plan)?;
-    let result = make(args, &survey, &plan, &guardian, &work);
-    let result = match result {
-        Ok(report) => Ok(report),
-        Err(error) => Err(undone(error, &survey, &plan)),
+    // If that fails there is nothing to undo: the folder beside may be that of another
+    // checkpoint, which was faster.
+    let result = match survey.place.make(&survey.snapshots()) {
+        Ok(()) => make(args, &survey, &plan, &guardian, &work)
+            .map_err(|error| undone(error, &survey, &plan)),
+        Err(error) => Err(error.into()),
     };
     guardian.release();
     interrupts::let_go();
@@ -133,7 +135,7 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
     }
 }
 
-/// All steps. On failure, what was done is left to be undone.
+/// All steps, once the folder is made. On failure, what was done is left to be undone.
 fn make(
     args: &CheckpointArgs,
     survey: &Survey,
@@ -143,7 +145,6 @@ fn make(
 ) -> Result<Report> {
     let begun = Instant::now();
     let mut report = Report::new(survey, plan);
-    survey.place.make(&survey.snapshots())?;
     let facts = driver::Facts::gather(survey);
     let time = Instant::now();
     freeze::freeze(args, survey, &mut report)?;
