@@ -1,7 +1,8 @@
 //! Everything that comes from this process, also what has lost its parent.
 
 use rewarm::control::Process;
-use rewarm::proc::{descendants, parents};
+use rewarm::pidfd::Pidfd;
+use rewarm::proc::{Stat, descendants, parents};
 use std::time::{Duration, Instant};
 use std::{fmt, io, process, ptr, thread};
 
@@ -45,10 +46,12 @@ impl Family {
         let mut pause = Duration::from_millis(1);
         loop {
             let mut members = self.members();
-            for pid in &members {
-                // SAFETY: no pointers. A descendant of this process keeps its pid
-                // until it is waited for.
-                unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            for process in members.iter().filter_map(|pid| Pidfd::open(*pid).ok()) {
+                // Who descends from others may have ended since, and its number been
+                // given away.
+                if self.has(process.pid()) {
+                    process.signal(libc::SIGKILL);
+                }
             }
             members.retain(|pid| Process::find(*pid).is_ok());
             if members.is_empty() || begun.elapsed() > PATIENCE {
@@ -65,6 +68,17 @@ impl Family {
             // SAFETY: no status is asked for.
             unsafe { libc::waitpid(pid as i32, ptr::null_mut(), libc::WNOHANG) };
         }
+    }
+
+    /// Whether a process descends from this one.
+    fn has(&self, mut pid: u32) -> bool {
+        while let Ok(stat) = Stat::of(pid) {
+            if stat.parent == process::id() {
+                return !self.foreign.contains(&pid);
+            }
+            pid = stat.parent;
+        }
+        false
     }
 
     fn members(&self) -> Vec<u32> {

@@ -11,7 +11,6 @@ mod memory;
 mod pids;
 mod report;
 mod watch;
-mod work;
 
 use super::{Usage, text};
 use anyhow::{Context, Result, bail};

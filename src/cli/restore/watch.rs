@@ -8,7 +8,7 @@
 //! never touches the driver), as it may have to stay for as long as the tree runs.
 
 use super::family::{self, End, Family};
-use super::work;
+use crate::cli::work::{self, Doing};
 use anyhow::{Context, Result, bail};
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
@@ -45,7 +45,7 @@ pub(super) enum Side {
 /// The system's.
 pub(super) fn split() -> Result<Side> {
     let family = Family::begin().context("cannot become the parent of the restored processes")?;
-    let work = work::make()?;
+    let work = work::make(Doing::Restore)?;
     let (first, second) = UnixStream::pair().context("cannot make a socket")?;
     // SAFETY: there is one thread, so the child can go on like this process.
     match unsafe { libc::fork() } {
