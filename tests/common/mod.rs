@@ -17,6 +17,7 @@ pub mod plugin;
 mod run;
 pub mod standin;
 pub mod weights;
+pub mod whole;
 
 pub use apps::{Link, app, driver, shared_library, shared_library_as};
 pub use run::{Outcome, Run};

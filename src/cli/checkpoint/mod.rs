@@ -30,6 +30,7 @@ pub(super) use guardian::{GuardianArgs, run as run_guardian};
 
 use super::{Usage, text};
 use anyhow::{Context, Result, anyhow};
+use guardian::Guardian;
 use report::Report;
 use rewarm::control::Freeze;
 use rewarm::preload;
@@ -110,9 +111,10 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
         eprintln!("rewarm: note: {}", text::printable(note));
     }
     interrupts::catch();
+    let mut guardian = Guardian::start()?;
     let work = Work::make()?;
     let plan = Plan::new(&survey, &work, args.leave_running);
-    let guardian = guardian::start(&plan)?;
+    guardian.entrust(&plan)?;
     // If that fails there is nothing to undo: the folder beside may be that of another
     // checkpoint, which was faster.
     let result = match survey.place.make(&survey.snapshots()) {
@@ -120,6 +122,7 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
             .map_err(|error| undone(error, &survey, &plan)),
         Err(error) => Err(error.into()),
     };
+    drop(work);
     guardian.release();
     interrupts::let_go();
     match (result, interrupts::status()) {
@@ -140,7 +143,7 @@ fn make(
     args: &CheckpointArgs,
     survey: &Survey,
     plan: &Plan,
-    guardian: &guardian::Guardian,
+    guardian: &Guardian,
     work: &Work,
 ) -> Result<Report> {
     let begun = Instant::now();
