@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 /// In the maps of every process that uses CUDA under rewarm.
-const CORE: &str = "/librewarm_core.so";
+pub const CORE: &str = "/librewarm_core.so";
 
 /// Why a process, or some process of a tree, cannot be asked.
 #[derive(Debug, thiserror::Error)]
