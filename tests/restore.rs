@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::cli::{json, text};
+use common::cli::{json, stderr, text};
 use common::live::{Live, ended};
-use common::{Link, Run, app, criu, libraries};
+use common::{Link, Run, app, criu, libraries, shared_library};
 use rewarm::checkpoint::{
     self, GPU, GpuEntry, IMAGES, ImageEntry, Machine, Manifest, ProcessEntry, tree::Tree,
 };
@@ -13,8 +13,9 @@ use rewarm::digest::digest;
 use rewarm::driver::{DeviceFacts, Devices};
 use rewarm::snapshot::Snapshot;
 use serde_json::Value;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -304,6 +305,48 @@ fn memory_comes_back_without_the_page_server_and_verified_too() {
     saved.live.is_back();
     saved.live.must("check");
     saved.live.quit();
+}
+
+/// On such storage pages are verified while CRIU restores, which waits for that.
+#[test]
+fn memory_on_storage_that_answers_late_is_verified_before_anything_runs() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let mut saved = Saved::plain();
+    let pages = saved.folder.join(saved.pages());
+    let whole = fs::read(&pages).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 3] ^= 1;
+    let slow = |saved: &Saved, bytes: &[u8]| {
+        fs::write(&pages, bytes).unwrap();
+        evict(&pages);
+        let mut restoring = saved.restoring(&["--detach", "--json", "--no-lazy"]);
+        restoring
+            .env("LD_PRELOAD", shared_library("faulty_files"))
+            .env("FAULTY_DO", "late")
+            .env("FAULTY_NAME", pages.file_name().unwrap());
+        restoring
+    };
+    let output = slow(&saved, &damaged).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("pages-*.img) is damaged"), "{said}");
+    let pid = saved.live.pid();
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it is left");
+    json(&mut slow(&saved, &whole));
+    saved.live.is_back();
+    saved.live.must("check");
+    saved.live.quit();
+}
+
+/// Has the next read of a file go to its storage.
+fn evict(path: &Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    // SAFETY: an open descriptor and numbers.
+    let failed = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    assert_eq!(failed, 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod doctor;
 mod flags;
 mod fleet;
 mod freeze;
+mod hook;
 mod libraries;
 mod load;
 mod page_server;
@@ -71,7 +72,7 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     die_of_broken_pipes();
-    if let Some(status) = checkpoint::hook::run() {
+    if let Some(status) = hook::run() {
         return status;
     }
     let result = match Cli::parse().command {

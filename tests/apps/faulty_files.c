@@ -3,6 +3,7 @@
  * FAULTY_DO.
  *   eio     reads fail that cover the byte at FAULTY_AT
  *   hang    reads never end that cover the byte at FAULTY_AT
+ *   late    every read takes 2 ms more
  *   change  the byte at FAULTY_AT is another one from its second reading on
  *   vanish  the file or folder is removed just before it is opened
  *   refuse  it cannot be opened
@@ -72,6 +73,7 @@ ssize_t pread64(int fd, void *to, size_t bytes, off64_t offset)
     path[length < 0 ? 0 : length] = 0;
     const char *at_text = getenv("FAULTY_AT");
     off64_t at = at_text ? atoll(at_text) : 0;
+    if (is_mode("late") && is_faulty(path)) usleep(2000);
     int covers = at >= offset && at < offset + (off64_t)bytes;
     if (!covers || !is_faulty(path)) return real(fd, to, bytes, offset);
     if (is_mode("eio")) {

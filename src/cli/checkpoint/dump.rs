@@ -1,8 +1,8 @@
 //! `criu dump`, and the commit while the processes stand still.
 
+use super::super::hook::{Hook, Stage};
 use super::CheckpointArgs;
 use super::guardian::Guardian;
-use super::hook::{self, Hook};
 use super::interrupts;
 use super::report::Report;
 use super::survey::Survey;
@@ -15,7 +15,7 @@ use rewarm::checkpoint::{
 };
 use rewarm::criu::images::rearm_timers;
 use rewarm::criu::pages::digest_pages;
-use rewarm::criu::tool::{CriuError, Dump, Running};
+use rewarm::criu::tool::{CriuError, Dump, Running, Script};
 use rewarm::snapshot::Snapshot;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -53,7 +53,7 @@ pub(super) fn dump(
             let committed = commit(args, survey, plan, &machine, report);
             report.seconds.commit = time.elapsed().as_secs_f64();
             // Whoever is not answered lets the processes go on.
-            let told = || question.committed().context("criu ended before its time");
+            let told = || question.go_on().context("criu ended before its time");
             Some(committed.and_then(|()| told()))
         });
         let is_passing = committed.as_ref().is_err_and(is_passing);
@@ -93,8 +93,10 @@ fn start(
         images: &survey.place.partial().join(IMAGES),
         work,
         options: &options,
-        hook: &program,
-        environment: &[(hook::VARIABLE, hook::SOCKET.into())],
+        script: Script {
+            program: &program,
+            environment: &Stage::PostDump.environment(),
+        },
         descriptors: &[guardian.descriptor()],
     })?)
 }

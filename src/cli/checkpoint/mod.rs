@@ -19,7 +19,6 @@ mod driver;
 mod dump;
 mod freeze;
 mod guardian;
-pub(super) mod hook;
 mod interrupts;
 mod report;
 mod survey;

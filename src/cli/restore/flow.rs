@@ -1,5 +1,6 @@
 //! The steps of a restore.
 
+use super::super::hook::Stage;
 use super::super::text;
 use super::RestoreArgs;
 use super::ahead::Ahead;
@@ -13,7 +14,8 @@ use rewarm::checkpoint::fit::{self, GpuPlan, Misfit};
 use rewarm::checkpoint::{CheckpointError, IMAGES, Manifest};
 use rewarm::control::Process;
 use rewarm::criu::pages::PageReport;
-use rewarm::criu::tool::{Criu, Restore};
+use rewarm::criu::tool::{Criu, Restore, Script};
+use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -135,16 +137,29 @@ impl Run<'_> {
     }
 
     /// Has CRIU make the processes again and let them go on.
-    fn make_processes(&self, criu: &Criu, memory: &Memory) -> Result<()> {
+    fn make_processes(&self, criu: &Criu, memory: &mut Memory) -> Result<()> {
         let mut options = self.manifest.restore_options.clone();
         options.extend(memory.option().map(str::to_owned));
+        let program = env::current_exe().context("cannot find the executable")?;
+        let environment = memory.asks_at().map(Stage::environment);
         let mut running = criu.restore(&Restore {
             images: &self.folder.join(IMAGES),
             work: self.worker.work(),
             options: &options,
+            script: environment.as_ref().map(|environment| Script {
+                program: &program,
+                environment,
+            }),
         })?;
         let limit = Duration::from_secs_f64(self.args.criu_timeout);
-        running.wait(limit, self.worker.is_broken_off(), || {})?;
+        let mut answered = Ok(());
+        let ended = running.wait(limit, self.worker.is_broken_off(), || {
+            if answered.is_ok() {
+                answered = memory.answer();
+            }
+        });
+        answered?;
+        ended?;
         memory.criu_has_ended();
         Ok(())
     }

@@ -17,8 +17,8 @@ pub(super) const BLOCK: u64 = 1 << 20;
 /// Length of one digest in text.
 const DIGITS: usize = 32;
 
-/// Most threads that compute digests.
-const MOST_THREADS: usize = 16;
+/// Threads that read and compute digests: those that wait for storage take no CPU.
+const THREADS: usize = 16;
 
 /// XXH3-128 of every MiB of every `pages-*.img` of a folder. They find damage, not
 /// forgery.
@@ -88,7 +88,8 @@ fn parse(text: &str) -> Option<Vec<u128>> {
         .collect()
 }
 
-/// Digests of all `pages-*.img` of a folder, with all CPUs.
+/// Digests of all `pages-*.img` of a folder, read in parallel, which leaves them in
+/// the page cache.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -100,7 +101,8 @@ pub fn digest_pages(images: &Path) -> Result<PageDigests, PagesError> {
         .collect();
     let ranges: Vec<_> = files.iter().cloned().map(FileRange::whole).collect();
     let options = ReadOptions {
-        threads: cpus().min(MOST_THREADS),
+        threads: THREADS,
+        slots: THREADS,
         chunk_bytes: BLOCK as usize,
         keep_cached: true,
         ..ReadOptions::new(&Settings::default().plan(cpus()))

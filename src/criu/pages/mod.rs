@@ -61,7 +61,7 @@ mod totals;
 mod uffd;
 mod victims;
 
-pub use ahead::{Prefetched, prefetch};
+pub use ahead::why_not_beside_criu;
 pub use digests::{PageDigests, digest_pages};
 pub use error::PagesError;
 pub use guard::{PageServer, PageServerOptions, SERVE};

@@ -46,12 +46,29 @@ pub struct Dump<'a> {
     pub work: &'a Path,
     /// Options that the tree needs.
     pub options: &'a [String],
-    /// Program that is started at each stage, see criu(8), `--action-script`.
-    pub hook: &'a Path,
-    /// Environment of that program.
-    pub environment: &'a [(&'static str, OsString)],
+    /// What is started at each stage.
+    pub script: Script<'a>,
     /// Descriptors that it gets under the same numbers.
     pub descriptors: &'a [RawFd],
+}
+
+/// A program that CRIU starts at each stage of its work, see criu(8),
+/// `--action-script`.
+#[derive(Clone, Copy, Debug)]
+pub struct Script<'a> {
+    /// The program.
+    pub program: &'a Path,
+    /// Its environment.
+    pub environment: &'a [(&'static str, OsString)],
+}
+
+impl Script<'_> {
+    fn add_to(&self, command: &mut Command) {
+        command
+            .arg("--action-script")
+            .arg(self.program)
+            .envs(self.environment.iter().cloned());
+    }
 }
 
 /// What `criu restore` is to do. The tree becomes a child of this process, if it is a
@@ -66,6 +83,8 @@ pub struct Restore<'a> {
     /// Options that the tree needs, and those that restoring has of its own, such as
     /// `--lazy-pages`.
     pub options: &'a [String],
+    /// What is started at each stage, if anything is.
+    pub script: Option<Script<'a>>,
 }
 
 /// Folder in the work folder in which CRIU looks for plugins.
@@ -146,10 +165,8 @@ impl Criu {
         command
             .args(["dump", "--tree"])
             .arg(dump.pid.to_string())
-            .arg("--action-script")
-            .arg(dump.hook)
-            .args(dump.options)
-            .envs(dump.environment.iter().cloned());
+            .args(dump.options);
+        dump.script.add_to(&mut command);
         self.start(
             command,
             "dump",
@@ -171,6 +188,9 @@ impl Criu {
             .args(["restore", "--restore-detached", "--pidfile"])
             .arg(restore.work.join(PID_FILE))
             .args(restore.options);
+        if let Some(script) = &restore.script {
+            script.add_to(&mut command);
+        }
         self.start(
             command,
             "restore",
