@@ -3,7 +3,8 @@
 mod common;
 
 use common::live::Live;
-use common::{Link, Run, Scratch, app, cli, criu, libraries};
+use common::whole::drive;
+use common::{Link, Run, Scratch, app, cli, criu};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -88,17 +89,6 @@ fn stand_in(scratch: &Scratch, dump: &str) -> PathBuf {
     path
 }
 
-#[track_caller]
-fn driver(actions: &str, pid: u32) {
-    let output = Command::new(app("driver_checkpoint", Link::Dlopen))
-        .arg(actions)
-        .arg(pid.to_string())
-        .env("LD_LIBRARY_PATH", libraries().join("sim"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{actions} {pid}: {output:?}");
-}
-
 /// Restores by hand what a checkpoint has.
 #[track_caller]
 fn restore(live: &mut Live) {
@@ -113,7 +103,7 @@ fn restore(live: &mut Live) {
         live.fail(&error);
     }
     live.is_back();
-    driver("restore,unlock", live.pid());
+    drive("restore,unlock", live.pid());
     let gpu = folder.join("gpu").join(live.pid().to_string());
     if gpu.exists() {
         live.thaw(&["--from", cli::text(&gpu), "--keep-snapshot"]);

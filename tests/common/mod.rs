@@ -15,6 +15,7 @@ pub mod criu;
 pub mod live;
 pub mod plugin;
 mod run;
+pub mod saved;
 pub mod standin;
 pub mod weights;
 pub mod whole;

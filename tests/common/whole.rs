@@ -1,8 +1,8 @@
 //! `rewarm checkpoint` and `rewarm restore` of a live program.
 
 use super::cli::text;
-use super::criu;
 use super::live::{Live, ended};
+use super::{Link, app, criu, libraries};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,4 +78,17 @@ pub fn restore(live: &mut Live) {
     succeeds(live, &mut restoring(live));
     live.is_back();
     live.must("check");
+}
+
+/// Does something with a process through the driver.
+#[track_caller]
+pub fn drive(actions: &str, pid: u32) -> String {
+    let output = Command::new(app("driver_checkpoint", Link::Dlopen))
+        .arg(actions)
+        .arg(pid.to_string())
+        .env("LD_LIBRARY_PATH", libraries().join("sim"))
+        .output()
+        .expect("it was just built");
+    assert!(output.status.success(), "{actions} {pid}: {output:?}");
+    String::from_utf8(output.stdout).expect("it prints numbers")
 }
