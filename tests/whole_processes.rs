@@ -11,6 +11,7 @@ use common::whole::{
     checkpoint, checkpointing, checkpointing_to, command, folder, restore, restoring, succeeds,
 };
 use common::{Link, Run, app, criu, number};
+use rewarm::pidfd::Pidfd;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -45,12 +46,14 @@ fn is_there(pid: u32) -> bool {
 /// Kills what there is of a tree that the test restores.
 fn kill(live: &Live, pids: &[u32]) {
     for pid in pids {
+        let Ok(process) = Pidfd::open(*pid) else {
+            continue;
+        };
         // A process that took the pid of one that is gone has another environment.
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let environment = String::from_utf8_lossy(&environment);
         if environment.contains(text(live.scratch())) {
-            // SAFETY: a process of this test, as just seen.
-            unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            process.signal(libc::SIGKILL);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A program that lives while a test commands it and freezes and thaws it.
 
 use super::{Run, Scratch, cli, run};
+use rewarm::pidfd::Pidfd;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -346,6 +347,24 @@ impl Drop for Live {
             // SAFETY: the group was made for this child, which is not reaped yet.
             unsafe { libc::killpg(self.pid as i32, libc::SIGKILL) };
             self.wait();
+        }
+        if std::thread::panicking() {
+            kill_all_of(self.scratch());
+        }
+    }
+}
+
+/// Kills every process that was given a scratch folder: a test that failed half way
+/// leaves neither what it restored nor who restores.
+fn kill_all_of(scratch: &Path) {
+    let name = scratch.to_str().expect("it has a plain name").as_bytes();
+    for pid in rewarm::proc::numbers_in("/proc") {
+        let Ok(process) = Pidfd::open(pid) else {
+            continue;
+        };
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if environment.windows(name.len()).any(|part| part == name) {
+            process.signal(libc::SIGKILL);
         }
     }
 }
