@@ -4,14 +4,14 @@ mod common;
 
 use common::live::Live;
 use common::whole::drive;
-use common::{Link, Run, Scratch, app, cli, criu};
+use common::{Link, Run, Scratch, app, cli, criu, until};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn program() -> Run {
     let program = app("freeze", Link::Dlopen);
@@ -377,7 +377,7 @@ fn an_interrupted_checkpoint_is_undone() {
         let dump = format!("touch {}; sleep 0.2; exec $real \"$@\"", begun.display());
         let criu = stand_in(&scratch, &dump);
         let child = start(checkpoint(&live, &["--criu", cli::text(&criu)]));
-        until(|| begun.exists());
+        until("criu was started", || begun.exists());
         send(&child, signal);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{output:?}");
@@ -395,15 +395,6 @@ fn start(mut command: Command) -> Child {
 fn send(child: &Child, signal: i32) {
     // SAFETY: our own child, which is not reaped yet.
     unsafe { libc::kill(child.id() as i32, signal) };
-}
-
-#[track_caller]
-fn until(holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never holds");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Kills a command, and waits until its guardian has ended, too: it has the same
@@ -429,7 +420,7 @@ fn a_command_that_is_killed_is_undone_by_its_guardian() {
     ] {
         let criu = stand_in(&scratch, &dump);
         let child = start(checkpoint(&live, &["--criu", cli::text(&criu)]));
-        until(|| begun.exists());
+        until("criu was started", || begun.exists());
         let output = killed(child);
         assert!(
             cli::stderr(&output).contains("run on as before"),

@@ -5,14 +5,14 @@ mod common;
 use common::cli::{json, stderr, text};
 use common::live::{Live, ended};
 use common::saved::{Saved, contents, program};
-use common::{criu, shared_library};
+use common::{criu, shared_library, until};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[test]
 fn a_process_comes_back_as_often_as_wanted() {
@@ -343,16 +343,6 @@ fn what_fails_midway_leaves_nobody_and_can_be_tried_again() {
     saved.live.make_scarce(0);
     saved.restore();
     saved.live.quit();
-}
-
-/// Waits until something holds.
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn lives(pid: u32) -> bool {

@@ -93,6 +93,13 @@ impl Drop for Scratch {
     }
 }
 
+/// Waits until something holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let held = run::repeat(run::LONGEST, || holds().then_some(()));
+    assert!(held.is_some(), "never: {what}");
+}
+
 /// A number from the environment, for making a test longer by hand.
 pub fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes that is not stuck, on a busy machine with two CPUs.
-const LONGEST: Duration = Duration::from_secs(120);
+pub(super) const LONGEST: Duration = Duration::from_secs(120);
 
 /// Variables that would change what is tested.
 const FOREIGN: [&str; 2] = ["REWARM_", "CRIU_CUDA_"];
