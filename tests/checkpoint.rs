@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::live::Live;
+use common::live::{Live, Sleeper};
 use common::whole::drive;
 use common::{Link, Run, Scratch, app, cli, criu, until};
 use serde_json::Value;
@@ -228,31 +228,14 @@ fn a_tree_is_checkpointed_as_one() {
     }
 }
 
-/// A process that ends with the test.
-struct Sleeper(Child);
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_process_without_a_gpu_needs_no_driver() {
     let Some(criu) = criu::criu_or_skip() else {
         return;
     };
     let scratch = Scratch::new();
-    let mut sleeper = Command::new("sleep");
-    let null = || Stdio::from(fs::File::open("/dev/null").unwrap());
-    sleeper
-        .arg("1000")
-        .stdin(null())
-        .stdout(null())
-        .stderr(null());
-    let mut sleeper = Sleeper(sleeper.spawn().unwrap());
-    let (pid, folder) = (sleeper.0.id().to_string(), scratch.file("c"));
+    let mut sleeper = Sleeper::start();
+    let (pid, folder) = (sleeper.pid(), scratch.file("c"));
     // The name may be given as shells complete it, and from where one is.
     let output = cli::rewarm(&["checkpoint", "--pid", &pid, "--to", "./c/"])
         .current_dir(scratch.path())

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -366,6 +366,31 @@ fn kill_all_of(scratch: &Path) {
         if environment.windows(name.len()).any(|part| part == name) {
             process.signal(libc::SIGKILL);
         }
+    }
+}
+
+/// A process that does nothing, until the test is over.
+pub struct Sleeper(pub Child);
+
+impl Sleeper {
+    /// Starts one that has nothing of this process open.
+    pub fn start() -> Sleeper {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::null());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Sleeper(child.expect("coreutils are installed"))
+    }
+
+    /// Its process id, as arguments have it.
+    pub fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -139,13 +139,19 @@ pub(super) fn end_of(pid: u32) -> Option<End> {
 }
 
 /// The next child that has ended, which is then gone.
-pub(super) fn next_end() -> Option<(u32, End)> {
+///
+/// # Errors
+/// If there are no children.
+pub(super) fn next_end() -> io::Result<Option<(u32, End)>> {
     let mut status = 0;
     // SAFETY: an out-pointer to a local.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let end = match libc::WIFEXITED(status) {
         true => End::Status(libc::WEXITSTATUS(status) as u8),
         false => End::Signal(libc::WTERMSIG(status)),
     };
-    (pid > 0).then_some((pid as u32, end))
+    Ok((pid > 0).then_some((pid as u32, end)))
 }
