@@ -3,7 +3,7 @@
 //! Dependencies point one way: `control` → `lanes` → `pages`, `driver` →
 //! `config`; `weights` → `pages`; `snapshot` → `pages`, `digest`; `digest` → `pages`,
 //! `driver`; `checkpoint` → `criu`, `control`, `snapshot`, `driver`; `criu` → `pages`,
-//! `digest`.
+//! `digest`. All may use `proc` and `pidfd`.
 
 #[cfg(feature = "cli")]
 pub mod checkpoint;
@@ -17,7 +17,10 @@ pub mod driver;
 pub mod lanes;
 pub mod pages;
 #[cfg(feature = "cli")]
+pub mod pidfd;
+#[cfg(feature = "cli")]
 pub mod preload;
+pub mod proc;
 mod sealed;
 pub mod snapshot;
 #[cfg(feature = "cli")]

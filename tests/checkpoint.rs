@@ -2,15 +2,16 @@
 
 mod common;
 
-use common::live::Live;
-use common::{Link, Run, Scratch, app, cli, criu, libraries};
+use common::live::{Live, Sleeper};
+use common::whole::drive;
+use common::{Link, Run, Scratch, app, cli, criu, until};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn program() -> Run {
     let program = app("freeze", Link::Dlopen);
@@ -88,17 +89,6 @@ fn stand_in(scratch: &Scratch, dump: &str) -> PathBuf {
     path
 }
 
-#[track_caller]
-fn driver(actions: &str, pid: u32) {
-    let output = Command::new(app("driver_checkpoint", Link::Dlopen))
-        .arg(actions)
-        .arg(pid.to_string())
-        .env("LD_LIBRARY_PATH", libraries().join("sim"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{actions} {pid}: {output:?}");
-}
-
 /// Restores by hand what a checkpoint has.
 #[track_caller]
 fn restore(live: &mut Live) {
@@ -113,7 +103,7 @@ fn restore(live: &mut Live) {
         live.fail(&error);
     }
     live.is_back();
-    driver("restore,unlock", live.pid());
+    drive("restore,unlock", live.pid());
     let gpu = folder.join("gpu").join(live.pid().to_string());
     if gpu.exists() {
         live.thaw(&["--from", cli::text(&gpu), "--keep-snapshot"]);
@@ -238,31 +228,14 @@ fn a_tree_is_checkpointed_as_one() {
     }
 }
 
-/// A process that ends with the test.
-struct Sleeper(Child);
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_process_without_a_gpu_needs_no_driver() {
     let Some(criu) = criu::criu_or_skip() else {
         return;
     };
     let scratch = Scratch::new();
-    let mut sleeper = Command::new("sleep");
-    let null = || Stdio::from(fs::File::open("/dev/null").unwrap());
-    sleeper
-        .arg("1000")
-        .stdin(null())
-        .stdout(null())
-        .stderr(null());
-    let mut sleeper = Sleeper(sleeper.spawn().unwrap());
-    let (pid, folder) = (sleeper.0.id().to_string(), scratch.file("c"));
+    let mut sleeper = Sleeper::start();
+    let (pid, folder) = (sleeper.pid(), scratch.file("c"));
     // The name may be given as shells complete it, and from where one is.
     let output = cli::rewarm(&["checkpoint", "--pid", &pid, "--to", "./c/"])
         .current_dir(scratch.path())
@@ -387,7 +360,7 @@ fn an_interrupted_checkpoint_is_undone() {
         let dump = format!("touch {}; sleep 0.2; exec $real \"$@\"", begun.display());
         let criu = stand_in(&scratch, &dump);
         let child = start(checkpoint(&live, &["--criu", cli::text(&criu)]));
-        until(|| begun.exists());
+        until("criu was started", || begun.exists());
         send(&child, signal);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{output:?}");
@@ -405,15 +378,6 @@ fn start(mut command: Command) -> Child {
 fn send(child: &Child, signal: i32) {
     // SAFETY: our own child, which is not reaped yet.
     unsafe { libc::kill(child.id() as i32, signal) };
-}
-
-#[track_caller]
-fn until(holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never holds");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Kills a command, and waits until its guardian has ended, too: it has the same
@@ -439,7 +403,7 @@ fn a_command_that_is_killed_is_undone_by_its_guardian() {
     ] {
         let criu = stand_in(&scratch, &dump);
         let child = start(checkpoint(&live, &["--criu", cli::text(&criu)]));
-        until(|| begun.exists());
+        until("criu was started", || begun.exists());
         let output = killed(child);
         assert!(
             cli::stderr(&output).contains("run on as before"),

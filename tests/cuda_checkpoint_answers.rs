@@ -3,41 +3,16 @@
 
 mod common;
 
+use common::live::Sleeper;
 use common::plugin::{becomes_active, cuda_checkpoint, freezable, plain, printed, refusing};
 use common::{Scratch, cli, driver, libraries};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// CUDA's error codes, as much of them as fits into an exit code.
 const NO_SYMBOL: i32 = 302 % 256;
 const NO_LIBRARY: i32 = 303 % 256;
-
-/// A process without CUDA, killed when dropped.
-struct Sleeper(Child);
-
-impl Sleeper {
-    fn start() -> Sleeper {
-        Sleeper(
-            Command::new("sleep")
-                .arg("1000")
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap(),
-        )
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Every operation on a process.
 fn operations(pid: &str) -> Vec<Vec<&str>> {

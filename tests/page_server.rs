@@ -5,7 +5,7 @@ mod common;
 
 use common::cli::{documented, text};
 use common::criu::{adopt, criu_or_skip, dump, restore};
-use common::{Link, Scratch, app, shared_library};
+use common::{Link, Scratch, app, shared_library, until};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -14,20 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-/// Longer than anything here takes that is not stuck.
-const LONGEST: Duration = Duration::from_secs(100);
-
-/// Waits until something is so.
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < LONGEST, "{what}: never");
-        sleep(Duration::from_millis(5));
-    }
-}
+use std::time::Duration;
 
 /// A tree of `tests/apps/pages.c`, dumped, and what it wrote.
 struct Dumped {

@@ -4,264 +4,15 @@ mod common;
 
 use common::cli::{json, stderr, text};
 use common::live::{Live, ended};
-use common::{Link, Run, app, criu, libraries, shared_library};
-use rewarm::checkpoint::{
-    self, GPU, GpuEntry, IMAGES, ImageEntry, Machine, Manifest, ProcessEntry, tree::Tree,
-};
-use rewarm::criu::pages::digest_pages;
-use rewarm::digest::digest;
-use rewarm::driver::{DeviceFacts, Devices};
-use rewarm::snapshot::Snapshot;
-use serde_json::Value;
-use std::fs::{self, DirBuilder, File};
+use common::saved::{Saved, contents, program};
+use common::{criu, shared_library, until};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// Does something with a process through the driver.
-#[track_caller]
-fn driver(actions: &str, pid: u32) -> String {
-    let output = Command::new(app("driver_checkpoint", Link::Dlopen))
-        .arg(actions)
-        .arg(pid.to_string())
-        .env("LD_LIBRARY_PATH", libraries().join("sim"))
-        .output()
-        .expect("it was just built");
-    assert!(output.status.success(), "{actions} {pid}: {output:?}");
-    String::from_utf8(output.stdout).expect("it prints numbers")
-}
-
-/// A program of many kinds of device memory.
-fn program(rewarmed: bool) -> Run {
-    let run = Run::either(app("freeze", Link::Dlopen), rewarmed).lanes(4);
-    run.arg("memory=small,plain,odd,zero,own,pool")
-}
-
-/// A program whose checkpoint is on disk, and which is gone.
-struct Saved {
-    live: Live,
-    folder: PathBuf,
-}
-
-impl Saved {
-    /// The program's device memory goes to a snapshot.
-    fn frozen() -> Saved {
-        Saved::of(Live::start(program(true)), true)
-    }
-
-    /// It goes into the images.
-    fn plain() -> Saved {
-        Saved::of(Live::start(program(false)), false)
-    }
-
-    fn of(mut live: Live, frozen: bool) -> Saved {
-        criu::adopt();
-        live.must("check");
-        let folder = live.scratch().join("checkpoint");
-        let pid = live.pid();
-        for name in ["", IMAGES, GPU] {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(folder.join(name))
-                .unwrap();
-        }
-        let tree = Tree::look(pid).unwrap();
-        let processes = tree.members.iter().map(|member| {
-            let facts = &member.facts;
-            ProcessEntry {
-                pid: facts.pid,
-                parent: facts.parent,
-                session: facts.session,
-                group: facts.group,
-                threads: facts.threads.clone(),
-                pinned: Vec::new(),
-                uid: facts.uid,
-                executable: facts.executable.clone(),
-                gpu: Some(gpu(&live, &folder, frozen)),
-            }
-        });
-        let processes = processes.collect();
-        driver("lock,checkpoint", pid);
-        let images = folder.join(IMAGES);
-        let options = ["--shell-job", "--file-locks"];
-        if let Err(error) = criu::dump(pid, &images, &options) {
-            live.fail(&error);
-        }
-        live.is_gone();
-        let files = checkpoint::files::of_tree(&tree);
-        let devices = Devices {
-            driver_version: 13_000,
-            devices: vec![sim_device()],
-        };
-        let image = |(name, bytes): (String, u64)| ImageEntry {
-            digest: (!name.starts_with("pages-"))
-                .then(|| digest(&fs::read(images.join(&name)).unwrap())),
-            name,
-            bytes,
-        };
-        let manifest = Manifest {
-            id: 7,
-            created: 1,
-            rewarm_version: "0".into(),
-            criu_version: "4.2".into(),
-            machine: Machine::look(Some(&devices)),
-            root: pid,
-            processes,
-            restore_options: options.map(str::to_owned).to_vec(),
-            pipes: Vec::new(),
-            files,
-            images: checkpoint::list_images(&images)
-                .unwrap()
-                .into_iter()
-                .map(image)
-                .collect(),
-            pages: digest_pages(&images).unwrap(),
-        };
-        manifest.write(&folder).unwrap();
-        Saved { live, folder }
-    }
-
-    /// `rewarm restore` of it.
-    fn restoring(&self, options: &[&str]) -> Command {
-        let from = ["restore", "--from", text(&self.folder)];
-        let mut command = self.live.rewarm(&[&from, options].concat());
-        command
-            .env("REWARM_CRIU", criu::can_checkpoint().unwrap())
-            .env("TMPDIR", self.live.scratch())
-            .env_remove("XDG_RUNTIME_DIR")
-            .stdin(Stdio::null());
-        command
-    }
-
-    #[track_caller]
-    fn restore(&mut self) -> Value {
-        let report = json(&mut self.restoring(&["--detach", "--json"]));
-        self.live.is_back();
-        self.live.must("check");
-        report
-    }
-}
-
-/// What the software driver tells of its device.
-fn sim_device() -> DeviceFacts {
-    DeviceFacts {
-        name: "Software GPU".into(),
-        uuid: u128::from_be_bytes(*b"simcuda device 0"),
-        bytes: 4096 << 20,
-    }
-}
-
-/// Freezes the program, if it is to be.
-fn gpu(live: &Live, folder: &Path, frozen: bool) -> GpuEntry {
-    if !frozen {
-        return GpuEntry {
-            snapshot: None,
-            bytes: 0,
-            snapshot_id: 0,
-        };
-    }
-    let snapshot = Path::new(GPU).join(live.pid().to_string());
-    let to = folder.join(&snapshot);
-    let pid = live.pid().to_string();
-    json(&mut live.rewarm(&["freeze", "--pid", &pid, "--to", text(&to), "--json"]));
-    let opened = Snapshot::open(&to).unwrap();
-    GpuEntry {
-        snapshot: Some(snapshot),
-        bytes: opened.manifest().bytes(),
-        snapshot_id: opened.manifest().id,
-    }
-}
-
-/// Everything in a folder: names, modes, times and bytes.
-fn contents(folder: &Path) -> Vec<(PathBuf, u32, i64, Vec<u8>)> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let facts = fs::symlink_metadata(&path).unwrap();
-            let bytes = match facts.is_dir() {
-                true => Vec::new(),
-                false => fs::read(&path).unwrap(),
-            };
-            found.push((path.clone(), facts.mode(), facts.mtime_nsec(), bytes));
-            if facts.is_dir() {
-                folders.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-impl Saved {
-    /// Insists that the restore fails and says all the words, that the checkpoint
-    /// stays as it is, that no process is left, and no folder to work in.
-    #[track_caller]
-    fn refused(&self, mut command: Command, words: &[&str]) -> String {
-        let before = contents(&self.folder);
-        command.arg("--detach");
-        let message = self.live.refused(command, words);
-        self.is_untouched(&before);
-        message
-    }
-
-    #[track_caller]
-    fn is_untouched(&self, before: &[(PathBuf, u32, i64, Vec<u8>)]) {
-        assert!(
-            contents(&self.folder) == before,
-            "the checkpoint has changed"
-        );
-        let pid = self.live.pid();
-        assert!(
-            !Path::new(&format!("/proc/{pid}")).exists(),
-            "process {pid} is left"
-        );
-        let left = fs::read_dir(self.live.scratch()).unwrap();
-        let mut names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        assert_eq!(names.find(|name| name.starts_with("rewarm-restore")), None);
-    }
-
-    /// The largest file of pages.
-    fn pages(&self) -> String {
-        let images = self.manifest().images.into_iter();
-        let pages = images.filter(|image| image.name.starts_with("pages-"));
-        let largest = pages.max_by_key(|image| image.bytes).unwrap();
-        format!("{IMAGES}/{}", largest.name)
-    }
-
-    fn manifest(&self) -> Manifest {
-        Manifest::read(&self.folder).unwrap()
-    }
-
-    /// Another manifest in place of the own one, which is put back afterwards.
-    #[track_caller]
-    fn with_manifest(&self, change: impl FnOnce(&mut Manifest), words: &[&str]) {
-        let path = self.folder.join(checkpoint::NAME);
-        let kept = self.live.scratch().join("kept.json");
-        let mut manifest = self.manifest();
-        change(&mut manifest);
-        fs::rename(&path, &kept).unwrap();
-        manifest.write(&self.folder).unwrap();
-        self.refused(self.restoring(&[]), words);
-        fs::rename(&kept, &path).unwrap();
-    }
-
-    /// A file with other bytes, which are put back afterwards.
-    #[track_caller]
-    fn with_file(&self, name: &str, change: impl FnOnce(&mut Vec<u8>), words: &[&str]) {
-        let path = self.folder.join(name);
-        let kept = fs::read(&path).unwrap();
-        let mut bytes = kept.clone();
-        change(&mut bytes);
-        fs::write(&path, bytes).unwrap();
-        self.refused(self.restoring(&[]), words);
-        fs::write(&path, kept).unwrap();
-    }
-}
+use std::process::Stdio;
+use std::time::Duration;
 
 #[test]
 fn a_process_comes_back_as_often_as_wanted() {
@@ -594,16 +345,6 @@ fn what_fails_midway_leaves_nobody_and_can_be_tried_again() {
     saved.live.quit();
 }
 
-/// Waits until something holds.
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 fn lives(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status"))
         .is_ok_and(|status| !status.contains("State:\tZ"))
@@ -611,7 +352,7 @@ fn lives(pid: u32) -> bool {
 
 /// The children of a process.
 fn children(pid: u32) -> Vec<u32> {
-    let all = rewarm::control::parents().into_iter();
+    let all = rewarm::proc::parents().into_iter();
     all.filter(|(_, parent)| *parent == pid)
         .map(|(child, _)| child)
         .collect()

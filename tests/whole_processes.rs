@@ -7,10 +7,13 @@ mod common;
 
 use common::cli::text;
 use common::live::{Live, ended};
+use common::whole::{
+    checkpoint, checkpointing, checkpointing_to, command, folder, restore, restoring, succeeds,
+};
 use common::{Link, Run, app, criu, number};
-use serde_json::Value;
+use rewarm::pidfd::Pidfd;
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,75 +27,6 @@ fn tree() -> Live {
 fn single() -> Live {
     let run = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
     Live::start(run.arg("memory=small,tiny,own,zero"))
-}
-
-fn folder(live: &Live) -> PathBuf {
-    live.scratch().join("checkpoint")
-}
-
-fn command(live: &Live, arguments: &[&str]) -> Command {
-    let mut command = live.rewarm(arguments);
-    command
-        .env(
-            "REWARM_CRIU",
-            criu::can_checkpoint().expect("who has none skips"),
-        )
-        .env("TMPDIR", live.scratch())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn checkpointing(live: &Live, options: &[&str]) -> Command {
-    let (pid, folder) = (live.pid().to_string(), folder(live));
-    let given = [
-        "checkpoint",
-        "--pid",
-        &pid,
-        "--tree",
-        "--to",
-        text(&folder),
-        "--json",
-    ];
-    command(live, &[&given, options].concat())
-}
-
-fn restoring(live: &Live) -> Command {
-    let folder = folder(live);
-    command(
-        live,
-        &["restore", "--from", text(&folder), "--detach", "--json"],
-    )
-}
-
-#[track_caller]
-fn succeeds(live: &Live, command: &mut Command) -> Value {
-    let output = ended(command.spawn().expect("rewarm starts"));
-    if !output.status.success() {
-        live.fail(&format!("{command:?}: {output:?}"));
-    }
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| live.fail(&format!("{error}: {output:?}")))
-}
-
-/// Checkpoints the tree, which ends.
-#[track_caller]
-fn checkpoint(live: &mut Live) -> Vec<u32> {
-    let pids = criu::tree(live.pid());
-    criu::adopt();
-    succeeds(live, &mut checkpointing(live, &[]));
-    live.is_gone();
-    criu::gone(&pids);
-    pids
-}
-
-#[track_caller]
-fn restore(live: &mut Live) {
-    criu::adopt();
-    succeeds(live, &mut restoring(live));
-    live.is_back();
-    live.must("check");
 }
 
 /// Insists that a restore fails, says all the words, and leaves nobody.
@@ -112,12 +46,14 @@ fn is_there(pid: u32) -> bool {
 /// Kills what there is of a tree that the test restores.
 fn kill(live: &Live, pids: &[u32]) {
     for pid in pids {
+        let Ok(process) = Pidfd::open(*pid) else {
+            continue;
+        };
         // A process that took the pid of one that is gone has another environment.
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let environment = String::from_utf8_lossy(&environment);
         if environment.contains(text(live.scratch())) {
-            // SAFETY: a process of this test, as just seen.
-            unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            process.signal(libc::SIGKILL);
         }
     }
 }
@@ -198,6 +134,75 @@ fn who_runs_on_is_as_before_and_its_checkpoint_comes_back() {
     live.quit();
 }
 
+#[test]
+fn the_process_of_another_user_comes_back() {
+    const ANOTHER_USER: u32 = 65534;
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let run = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
+    if !criu::can_take_others() {
+        eprintln!("SKIPPED: CRIU needs CAP_SYS_RESOURCE for processes of other users");
+        return;
+    }
+    if !run.can_be_run_by(ANOTHER_USER) {
+        eprintln!("SKIPPED: user {ANOTHER_USER} cannot reach the programs of the tests");
+        return;
+    }
+    let mut live = Live::start(run.arg("memory=small,own").user(ANOTHER_USER));
+    checkpoint(&mut live);
+    let snapshot = folder(&live).join("gpu").join(live.pid().to_string());
+    let owner = fs::metadata(snapshot.join("manifest.json")).map(|found| found.uid());
+    assert_eq!(owner.ok(), Some(ANOTHER_USER));
+    restore(&mut live);
+    live.quit();
+}
+
+/// A script in place of `criu` that says with a file that it was started for
+/// something, and goes on when there is another.
+fn waiting_criu(live: &Live, action: &str) -> (PathBuf, PathBuf, PathBuf) {
+    let file = |name: &str| live.scratch().join(name);
+    let (script, begun, go) = (file("waiting-criu"), file("begun"), file("go"));
+    let criu = criu::can_checkpoint().expect("who has none skips");
+    let (criu, said, waits) = (text(criu), text(&begun), text(&go));
+    let lines = format!(
+        "#!/bin/sh\nif [ $1 = {action} ]; then\n touch {said}\n while [ ! -e {waits} ]; do sleep 0.01; done\nfi\nexec {criu} \"$@\"\n"
+    );
+    fs::write(&script, lines).expect("it is our folder");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    (script, begun, go)
+}
+
+#[test]
+fn of_two_checkpoints_at_once_in_one_folder_the_later_leaves_the_other_alone() {
+    if criu::criu_or_skip().is_none() {
+        return;
+    }
+    let (mut first, mut second) = (single(), single());
+    let to = folder(&first);
+    let start = |live: &Live, action| {
+        let (criu, begun, go) = waiting_criu(live, action);
+        let mut command = checkpointing_to(live, &to, &[]);
+        let child = command.env("REWARM_CRIU", criu).spawn();
+        until(live, "criu was started", || begun.exists());
+        (child.expect("rewarm starts"), go)
+    };
+    // Its folder is not there yet when the second one looks.
+    let (late, go_late) = start(&second, "check");
+    let (early, go_early) = start(&first, "dump");
+    fs::write(go_late, "").expect("it is our folder");
+    let late = ended(late);
+    fs::write(go_early, "").expect("it is our folder");
+    let early = ended(early);
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    assert!(early.status.success(), "{early:?}");
+    runs_as_before(&mut second);
+    first.is_gone();
+    restore(&mut first);
+    first.quit();
+    second.quit();
+}
+
 /// `rewarm` is killed at ever later moments of its work.
 fn killed_after(step: u64, steps: u64, whole: Duration, child: &mut Child) {
     std::thread::sleep(whole.mul_f64(step as f64 / steps as f64));
@@ -261,8 +266,9 @@ fn a_restore_whose_command_line_is_killed_leaves_nobody() {
     for step in 0..=steps {
         let mut child = restoring(&live).spawn().expect("rewarm starts");
         killed_after(step, steps, whole, &mut child);
-        let status = child.wait().expect("it is ours");
-        if status.success() {
+        let output = child.wait_with_output().expect("it is ours");
+        // It may have been killed when all was back and it had said so.
+        if !output.stdout.is_empty() {
             live.is_back();
             live.must("check");
             kill(&live, &pids);

@@ -115,7 +115,7 @@ pub struct GpuEntry {
     pub snapshot: Option<PathBuf>,
     /// Bytes of device memory in the snapshot.
     pub bytes: u64,
-    /// Id of the snapshot; 0: there is none, or it is another user's.
+    /// Id of the snapshot; 0: there is none.
     #[serde(with = "digest::hex")]
     pub snapshot_id: u128,
 }
@@ -269,7 +269,7 @@ impl Manifest {
         }
     }
 
-    /// What the image files and snapshots come to, in bytes.
+    /// What the image files come to, in bytes.
     pub fn bytes(&self) -> u64 {
         self.images.iter().map(|image| image.bytes).sum()
     }

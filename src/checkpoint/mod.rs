@@ -30,4 +30,4 @@ pub use manifest::{
 pub use obstacles::{Problem, has_outer_streams, of_tree as obstacles};
 pub use options::{Options, has_connections, has_outer_connections};
 pub use pipes::{StandardPipe, cut_pipes, standard_pipes};
-pub use place::Place;
+pub use place::{Place, is_safe};

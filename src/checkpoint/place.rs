@@ -72,8 +72,7 @@ impl Place {
 
     /// Who owns the folder around it, if that is neither this user nor root.
     pub fn foreign_owner(&self) -> Option<u32> {
-        let owner = fs::metadata(self.parent()).ok()?.uid();
-        Some(owner).filter(|owner| *owner != 0 && *owner != effective_uid())
+        foreign_owner(self.parent())
     }
 
     /// Bytes that the file system has free.
@@ -174,6 +173,18 @@ impl Place {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether nobody but this user and root could exchange a folder that this user makes
+/// in a folder.
+pub fn is_safe(folder: &Path) -> bool {
+    foreign_owner(folder).is_none() && !is_everybodys(folder)
+}
+
+/// Who owns a folder, if that is neither this user nor root.
+fn foreign_owner(folder: &Path) -> Option<u32> {
+    let owner = fs::metadata(folder).ok()?.uid();
+    Some(owner).filter(|owner| *owner != 0 && *owner != effective_uid())
 }
 
 /// Whether every user may rename and remove what others have in a folder.

@@ -18,6 +18,7 @@ mod status;
 mod target;
 mod text;
 mod thaw;
+mod work;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};

@@ -33,7 +33,7 @@ pub use client::{Client, list};
 pub use error::ControlError;
 pub use freezing::*;
 #[cfg(feature = "cli")]
-pub use processes::{Process, ProcessError, descendants, parents};
+pub use processes::{CORE, Process, ProcessError};
 pub use protocol::{PROTOCOL_VERSION, Request, Response};
 pub use report::*;
 pub use server::{Handler, Server, Tick};

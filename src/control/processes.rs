@@ -2,6 +2,7 @@
 
 use super::{Client, ControlError};
 use crate::config::{Settings, effective_uid, run_dirs_of};
+use crate::proc::{descendants, parents, status_line};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 /// In the maps of every process that uses CUDA under rewarm.
-const CORE: &str = "/librewarm_core.so";
+pub const CORE: &str = "/librewarm_core.so";
 
 /// Why a process, or some process of a tree, cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ impl Process {
     /// As [`Process::find`].
     pub fn of_thread(tid: u32) -> Result<Process> {
         let process = Process::find(tid)?;
-        let pid = field(&process.folder, "Tgid:").and_then(|pid| pid.trim().parse().ok());
+        let pid = status_line(tid, "Tgid:").and_then(|pid| pid.trim().parse().ok());
         match pid {
             Some(pid) if pid != tid => Process::find(pid),
             _ => Ok(process),
@@ -119,7 +120,7 @@ impl Process {
 
     /// Whether it is gone, but for its parent to take note.
     pub fn has_ended(&self) -> bool {
-        match field(&self.folder, "State:") {
+        match status_line(self.pid, "State:") {
             Some(state) => state.trim_start().starts_with(['Z', 'X']),
             None => true,
         }
@@ -286,7 +287,7 @@ impl Process {
 
     /// Its pid as it sees it itself.
     pub fn own_pid(&self) -> Option<u32> {
-        let pids = field(&self.folder, "NSpid:")?;
+        let pids = status_line(self.pid, "NSpid:")?;
         pids.split_whitespace().last()?.parse().ok()
     }
 
@@ -301,7 +302,7 @@ impl Process {
 
     /// Its effective user.
     pub fn uid(&self) -> u32 {
-        uid_of(&self.folder)
+        uid_of(self.pid)
     }
 
     /// The user it belongs to, if that is not ours.
@@ -339,82 +340,9 @@ impl Process {
     }
 }
 
-/// A line of a process's `/proc/PID/status`.
-fn field(process: &Path, name: &str) -> Option<String> {
-    let status = fs::read_to_string(process.join("status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.to_owned())
-}
-
 /// Who owns `/proc/PID` does not tell: that is root, where a process is protected.
-fn uid_of(process: &Path) -> u32 {
-    let users = field(process, "Uid:").unwrap_or_default();
+fn uid_of(pid: u32) -> u32 {
+    let users = status_line(pid, "Uid:").unwrap_or_default();
     let effective = users.split_whitespace().nth(1);
     effective.and_then(|uid| uid.parse().ok()).unwrap_or(0)
-}
-
-/// A process and its descendants among all (pid, parent), parents first.
-pub fn descendants(pid: u32, parents: &[(u32, u32)]) -> Vec<u32> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        let children = parents.iter().filter(|entry| entry.1 == parent);
-        let fresh: Vec<_> = children
-            .map(|entry| entry.0)
-            .filter(|child| !found.contains(child))
-            .collect();
-        found.extend(fresh);
-        next += 1;
-    }
-    found
-}
-
-/// Every process that can be seen, with its parent.
-pub fn parents() -> Vec<(u32, u32)> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let mut pairs: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read(entry.path().join("stat")).ok()?;
-            Some((pid, parent_in(&String::from_utf8_lossy(&stat))?))
-        })
-        .collect();
-    pairs.sort_unstable();
-    pairs
-}
-
-/// The parent's pid in `/proc/PID/stat`. The name before it may hold anything.
-fn parent_in(stat: &str) -> Option<u32> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parent_is_found_behind_any_name() {
-        assert_eq!(parent_in("7 (sh) S 5 7 7 0"), Some(5));
-        assert_eq!(parent_in("7 (a) S 9 (b) R 5 7"), Some(5));
-        assert_eq!(parent_in("7 (sh"), None);
-        assert_eq!(parent_in(""), None);
-    }
-
-    #[test]
-    fn descendants_come_behind_their_parents_and_once() {
-        let parents = [(1, 0), (2, 1), (3, 9), (4, 2), (5, 1), (9, 4), (7, 7)];
-        assert_eq!(descendants(2, &parents), [2, 4, 9, 3]);
-        assert_eq!(descendants(7, &parents), [7]);
-        assert_eq!(descendants(8, &parents), [8]);
-    }
-
-    #[test]
-    fn this_process_is_a_child_of_its_parent() {
-        let parent = std::os::unix::process::parent_id();
-        assert!(parents().contains(&(std::process::id(), parent)));
-    }
 }

@@ -1,7 +1,7 @@
 //! The folder of a snapshot, and files in it.
 //!
 //! Files are reached from the open folder by plain names, links are not followed,
-//! and only regular files of this user or root are opened, so that nobody else's
+//! and only regular files of one user or root are opened, so that nobody else's
 //! names lead anywhere else.
 
 use super::{Cause, SnapshotError, names};
@@ -22,11 +22,18 @@ type Result<T> = std::result::Result<T, SnapshotError>;
 pub(super) struct Folder {
     file: File,
     path: PathBuf,
+    /// The user whose it is with all that is in it, unless that is root.
+    user: u32,
 }
 
 impl Folder {
-    /// Opens a folder.
+    /// Opens a folder of this user or root.
     pub(super) fn open(path: &Path) -> Result<Folder> {
+        Folder::open_of(path, effective_uid())
+    }
+
+    /// Opens a folder of a user or root.
+    pub(super) fn open_of(path: &Path, user: u32) -> Result<Folder> {
         let file = open_folder(path).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOTDIR) => SnapshotError::new(path, Cause::NotAFolder),
             _ => SnapshotError::io(path, "open the folder", error),
@@ -34,10 +41,11 @@ impl Folder {
         let folder = Folder {
             file: File::from(out_of_the_way(file.into())),
             path: path.to_owned(),
+            user,
         };
         let metadata = folder.file.metadata();
         let metadata = metadata.map_err(|error| SnapshotError::io(path, "look at it", error))?;
-        check_owner(path, &metadata)?;
+        folder.check_owner(path, &metadata)?;
         Ok(folder)
     }
 
@@ -130,8 +138,15 @@ impl Folder {
         if !metadata.is_file() {
             return Err(SnapshotError::new(path, Cause::NotRegular));
         }
-        check_owner(&path, &metadata)?;
+        self.check_owner(&path, &metadata)?;
         Ok(Some((file, metadata)))
+    }
+
+    fn check_owner(&self, path: &Path, metadata: &Metadata) -> Result<()> {
+        match metadata.uid() {
+            owner if owner == 0 || owner == self.user => Ok(()),
+            other => Err(SnapshotError::new(path, Cause::Foreign(other))),
+        }
     }
 
     /// Makes a file that is not there yet.
@@ -263,12 +278,5 @@ fn sync_parent(path: &Path) -> Result<()> {
             error,
         )),
         _ => Ok(()),
-    }
-}
-
-fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
-    match metadata.uid() {
-        owner if owner == 0 || owner == effective_uid() => Ok(()),
-        other => Err(SnapshotError::new(path, Cause::Foreign(other))),
     }
 }

@@ -1,5 +1,6 @@
 //! Whose memory a snapshot is.
 
+use crate::proc::Stat;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -73,19 +74,12 @@ fn pid_namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
-/// The 22nd field of `/proc/PID/stat`; the second may hold spaces and parentheses.
-/// A process that has ended, and that nobody has asked for yet, is gone.
+/// When a process began. One that has ended, and that nobody has asked for yet, is gone.
 fn start_time(pid: u32) -> io::Result<u64> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
-    let text = String::from_utf8_lossy(&text);
-    let behind_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let fields: Vec<_> = behind_name.split_ascii_whitespace().collect();
-    match fields.first() {
-        Some(&("Z" | "X")) => Err(io::ErrorKind::NotFound.into()),
-        _ => fields
-            .get(19)
-            .and_then(|field| field.parse().ok())
-            .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be understood"))),
+    let stat = Stat::of(pid)?;
+    match stat.has_ended() {
+        true => Err(io::ErrorKind::NotFound.into()),
+        false => Ok(stat.start_time),
     }
 }
 

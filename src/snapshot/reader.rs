@@ -39,6 +39,14 @@ impl Snapshot {
         Snapshot::open_in(Arc::new(Folder::open(path)?))
     }
 
+    /// The same of a snapshot that another user's process wrote, or root.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`]; somebody else is who is neither of them.
+    pub fn open_of(path: &Path, user: u32) -> Result<Snapshot> {
+        Snapshot::open_in(Arc::new(Folder::open_of(path, user)?))
+    }
+
     /// The same in a folder that is open.
     pub(super) fn open_in(folder: Arc<Folder>) -> Result<Snapshot> {
         /// Each time, a whole snapshot was written meanwhile.

@@ -73,6 +73,14 @@ pub fn has(feature: &str) -> bool {
         .is_ok_and(|criu| said(Command::new(criu).args(["check", "--feature", feature])).is_ok())
 }
 
+/// Whether CRIU has the right to take processes of other users.
+pub fn can_take_others() -> bool {
+    const SYS_RESOURCE: u32 = 24;
+    let rights = rewarm::proc::status_line(std::process::id(), "CapEff:");
+    let rights = rights.and_then(|rights| u64::from_str_radix(rights.trim(), 16).ok());
+    rights.is_some_and(|rights| rights >> SYS_RESOURCE & 1 == 1)
+}
+
 /// What a command prints if it succeeds.
 fn said(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output();

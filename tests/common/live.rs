@@ -1,13 +1,14 @@
 //! A program that lives while a test commands it and freezes and thaws it.
 
 use super::{Run, Scratch, cli, run};
+use rewarm::pidfd::Pidfd;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -347,6 +348,49 @@ impl Drop for Live {
             unsafe { libc::killpg(self.pid as i32, libc::SIGKILL) };
             self.wait();
         }
+        if std::thread::panicking() {
+            kill_all_of(self.scratch());
+        }
+    }
+}
+
+/// Kills every process that was given a scratch folder: a test that failed half way
+/// leaves neither what it restored nor who restores.
+fn kill_all_of(scratch: &Path) {
+    let name = scratch.to_str().expect("it has a plain name").as_bytes();
+    for pid in rewarm::proc::numbers_in("/proc") {
+        let Ok(process) = Pidfd::open(pid) else {
+            continue;
+        };
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if environment.windows(name.len()).any(|part| part == name) {
+            process.signal(libc::SIGKILL);
+        }
+    }
+}
+
+/// A process that does nothing, until the test is over.
+pub struct Sleeper(pub Child);
+
+impl Sleeper {
+    /// Starts one that has nothing of this process open.
+    pub fn start() -> Sleeper {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::null());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Sleeper(child.expect("coreutils are installed"))
+    }
+
+    /// Its process id, as arguments have it.
+    pub fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -15,8 +15,10 @@ pub mod criu;
 pub mod live;
 pub mod plugin;
 mod run;
+pub mod saved;
 pub mod standin;
 pub mod weights;
+pub mod whole;
 
 pub use apps::{Link, app, driver, shared_library, shared_library_as};
 pub use run::{Outcome, Run};
@@ -89,6 +91,13 @@ impl Drop for Scratch {
             let _ = std::fs::remove_dir_all(&self.0);
         }
     }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let held = run::repeat(run::LONGEST, || holds().then_some(()));
+    assert!(held.is_some(), "never: {what}");
 }
 
 /// A number from the environment, for making a test longer by hand.

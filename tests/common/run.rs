@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes that is not stuck, on a busy machine with two CPUs.
-const LONGEST: Duration = Duration::from_secs(120);
+pub(super) const LONGEST: Duration = Duration::from_secs(120);
 
 /// Variables that would change what is tested.
 const FOREIGN: [&str; 2] = ["REWARM_", "CRIU_CUDA_"];
@@ -28,6 +28,7 @@ pub struct Run {
     longest: Duration,
     in_scratch: bool,
     prepare: Option<fn(&mut Command)>,
+    user: Option<u32>,
 }
 
 /// What became of it.
@@ -72,6 +73,7 @@ impl Run {
             longest: LONGEST,
             in_scratch: false,
             prepare: None,
+            user: None,
         }
     }
 
@@ -167,6 +169,21 @@ impl Run {
         self
     }
 
+    /// As another user, to whom its scratch folder is given.
+    pub fn user(mut self, user: u32) -> Run {
+        self.user = Some(user);
+        self
+    }
+
+    /// Whether another user reaches the program and the libraries.
+    pub fn can_be_run_by(&self, user: u32) -> bool {
+        let mut command = Command::new("test");
+        let libraries = libraries().join("librewarm_core.so");
+        command.arg("-x").arg(&self.program).arg("-a").arg("-r");
+        command.arg(libraries).uid(user).gid(user);
+        command.status().is_ok_and(|status| status.success())
+    }
+
     /// Changes the process just before it starts.
     pub fn prepare(mut self, prepare: fn(&mut Command)) -> Run {
         self.prepare = Some(prepare);
@@ -236,6 +253,11 @@ impl Run {
 
     fn command(&self, scratch: &Scratch) -> Command {
         let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            let given = std::os::unix::fs::chown(scratch.path(), Some(user), Some(user));
+            given.expect("only root does such tests");
+            command.uid(user).gid(user);
+        }
         command.args(&self.arguments);
         for (name, _) in std::env::vars_os() {
             if FOREIGN

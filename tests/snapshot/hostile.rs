@@ -437,6 +437,9 @@ fn links_pipes_and_what_belongs_to_others_are_refused() {
         if is_root() {
             chown(&path, Some(12_345), None).unwrap();
             refused(Snapshot::open(&folder), "belongs to user 12345");
+            // Unless that is the user whose process wrote it.
+            Snapshot::open_of(&folder, 12_345).unwrap();
+            refused(Snapshot::open_of(&folder, 12_346), "belongs to user 12345");
             chown(&path, Some(0), None).unwrap();
         }
     }

@@ -83,16 +83,11 @@ fn driver(then: &Machine, here: &Machine) -> Option<Misfit> {
 /// Bytes that a GPU must have. Where the driver has put memory into the images, how
 /// much that is cannot be told.
 fn needed(manifest: &Manifest, folder: &Path, gpu: &Device) -> u64 {
-    let mut sum = 0;
-    for entry in manifest
-        .processes
-        .iter()
-        .filter_map(|process| process.gpu.as_ref())
-    {
-        let snapshot = entry
-            .snapshot
-            .as_ref()
-            .map(|path| Snapshot::open(&folder.join(path)));
+    let mut sum = 0u64;
+    let processes = manifest.processes.iter();
+    for (process, entry) in processes.filter_map(|one| Some((one, one.gpu.as_ref()?))) {
+        let snapshot = entry.snapshot.as_ref();
+        let snapshot = snapshot.map(|path| Snapshot::open_of(&folder.join(path), process.uid));
         let Some(Ok(snapshot)) = snapshot else {
             return gpu.bytes;
         };
@@ -101,7 +96,7 @@ fn needed(manifest: &Manifest, folder: &Path, gpu: &Device) -> u64 {
         let allocations = found.allocations.iter();
         let its =
             allocations.filter(|one| device.is_some_and(|device| one.device == device.ordinal));
-        sum += its.map(|one| one.bytes).sum::<u64>();
+        sum = its.fold(sum, |sum, one| sum.saturating_add(one.bytes));
     }
     sum
 }

@@ -2,16 +2,13 @@
 //! when they are read.
 
 use super::{Misfit, at_once};
+use crate::checkpoint::images::digest_of;
 use crate::checkpoint::{IMAGES, ImageEntry, Manifest, ProcessEntry};
-use crate::digest::Digester;
 use crate::snapshot::Snapshot;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-/// Bytes that are read at once: whole leaves of a digest.
-const PIECE: usize = 256 << 10;
 
 pub(super) fn check(manifest: &Manifest, folder: &Path) -> Vec<Misfit> {
     let images = folder.join(IMAGES);
@@ -63,30 +60,10 @@ fn image_misfit(path: &Path, entry: &ImageEntry) -> Option<String> {
     }
 }
 
-fn digest_of(mut file: File) -> io::Result<crate::digest::Digest> {
-    let mut digester = Digester::default();
-    let mut piece = vec![0; PIECE];
-    loop {
-        let mut filled = 0;
-        while filled < piece.len() {
-            match file.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        digester.update(&piece[..filled]);
-        if filled < piece.len() {
-            return Ok(digester.finish());
-        }
-    }
-}
-
 fn snapshot_misfit(folder: &Path, process: &ProcessEntry) -> Option<String> {
     let gpu = process.gpu.as_ref()?;
     let path = folder.join(gpu.snapshot.as_ref()?);
-    match Snapshot::open(&path) {
+    match Snapshot::open_of(&path, process.uid) {
         Err(error) => Some(error.to_string()),
         Ok(found) if found.manifest().id != gpu.snapshot_id => Some(format!(
             "{}: is another one than the checkpoint was made with",

@@ -2,9 +2,10 @@
 
 use super::Misfit;
 use crate::checkpoint::Manifest;
+use crate::proc::{Stat, numbers_in, status_line};
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 /// How long to wait for those who have it to be gone, when they are on their way:
 /// large processes take a while, and so do some parents.
@@ -68,20 +69,19 @@ fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<Holder, Vec<u32>> {
         if leader == Some(own) && pid != own {
             continue;
         }
-        if let Some(stat) = leader.and_then(Stat::read) {
-            holders.insert(pid, stat.holder(leader.unwrap_or(pid)));
+        if let Some((leader, stat)) = leader.and_then(|one| Some((one, Stat::of(one).ok()?))) {
+            holders.insert(pid, Holder::of(leader, &stat));
         }
     }
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-        let Some(stat) = Stat::read(pid) else {
+    for pid in numbers_in("/proc") {
+        let Ok(stat) = Stat::of(pid) else {
             continue;
         };
         for (number, what) in [(stat.group, "group"), (stat.session, "session")] {
             if wanted.contains(&number) {
                 holders.entry(number).or_insert_with(|| Holder {
                     described: format!("the {what} of process {pid} ({})", stat.name),
-                    is_ending: stat.is_ending(),
+                    is_ending: is_ending(&stat),
                 });
             }
         }
@@ -95,68 +95,34 @@ fn taken(wanted: &BTreeSet<u32>) -> BTreeMap<Holder, Vec<u32>> {
 
 /// The process that a thread belongs to.
 fn leader_of(tid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
+    status_line(tid, "Tgid:")?.trim().parse().ok()
 }
 
-/// What `/proc/PID/stat` tells.
-#[derive(Debug, PartialEq)]
-struct Stat {
-    name: String,
-    state: char,
-    parent: u32,
-    group: u32,
-    session: u32,
-    flags: u64,
+fn is_ending(stat: &Stat) -> bool {
+    stat.has_ended() || stat.flags & EXITING != 0
 }
 
-impl Stat {
-    fn read(pid: u32) -> Option<Stat> {
-        let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        Stat::parse(&String::from_utf8_lossy(&text))
-    }
-
-    /// The name in the middle may hold anything.
-    fn parse(text: &str) -> Option<Stat> {
-        let (begin, rest) = text.rsplit_once(')')?;
-        let (_, name) = begin.split_once('(')?;
-        let mut fields = rest.split_whitespace();
-        Some(Stat {
-            name: name.to_owned(),
-            state: fields.next()?.chars().next()?,
-            parent: fields.next()?.parse().ok()?,
-            group: fields.next()?.parse().ok()?,
-            session: fields.next()?.parse().ok()?,
-            flags: fields.nth(2)?.parse().ok()?,
-        })
-    }
-
-    fn is_ending(&self) -> bool {
-        matches!(self.state, 'Z' | 'X') || self.flags & EXITING != 0
-    }
-
-    fn holder(&self, pid: u32) -> Holder {
-        let described = match self.state {
+impl Holder {
+    fn of(pid: u32, stat: &Stat) -> Holder {
+        let described = match stat.state {
             'Z' => format!(
                 "process {pid} ({}), which has ended, but process {}, its parent, has not taken note of it",
-                self.name, self.parent
+                stat.name, stat.parent
             ),
-            _ => format!("process {pid} ({})", self.name),
+            _ => format!("process {pid} ({})", stat.name),
         };
         Holder {
             described,
-            is_ending: self.is_ending() || is_killed(pid),
+            is_ending: is_ending(stat) || is_killed(pid),
         }
     }
 }
 
 /// Whether a process was sent SIGKILL, which it has yet to follow.
 fn is_killed(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let pending = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        let mask = status_line(pid, name)?;
+        u64::from_str_radix(mask.trim(), 16).ok()
     };
     let kill = 1 << (libc::SIGKILL - 1);
     ["SigPnd:", "ShdPnd:"]
@@ -167,16 +133,6 @@ fn is_killed(pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_is_read_behind_any_name() {
-        let stat = Stat::parse("7 (a) S (b) R 5 6 4 0 -1 4194304 1 2").unwrap();
-        assert_eq!((&*stat.name, stat.state), ("a) S (b", 'R'));
-        assert_eq!((stat.parent, stat.group, stat.session), (5, 6, 4));
-        assert_eq!(stat.flags, 4_194_304);
-        assert!(!stat.is_ending());
-        assert_eq!(Stat::parse("7 (x"), None);
-    }
 
     #[test]
     fn this_process_is_in_the_way() {

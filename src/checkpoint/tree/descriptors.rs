@@ -1,5 +1,6 @@
 //! What a process has open: `/proc/PID/fd`.
 
+use crate::proc::numbers_in;
 use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
@@ -75,7 +76,7 @@ const HUGETLBFS_MAGIC: i64 = 0x958458f6;
 /// Everything that a process has open.
 pub(super) fn of(pid: u32) -> Vec<Descriptor> {
     let folder = format!("/proc/{pid}/fd");
-    let numbers = super::numbers_in(&folder);
+    let numbers = numbers_in(&folder);
     let look = |number: u32| {
         let path = PathBuf::from(format!("{folder}/{number}"));
         let link = fs::read_link(&path).ok()?;

@@ -15,8 +15,8 @@ pub use mappings::Mapping;
 pub use process::Facts;
 pub use sockets::Socket;
 
+use crate::proc::{descendants, parents};
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io;
 
 /// A process and its descendants.
@@ -47,7 +47,7 @@ impl Tree {
     /// # Errors
     /// If the process is not there.
     pub fn look(root: u32) -> io::Result<Tree> {
-        let everybody = process::everybody();
+        let everybody = parents();
         let mut members = vec![Member::look(root)?];
         for pid in descendants(root, &everybody).into_iter().skip(1) {
             members.extend(Member::look(pid).ok());
@@ -128,33 +128,4 @@ impl Member {
     pub fn pid(&self) -> u32 {
         self.facts.pid
     }
-}
-
-/// A process and its descendants, parents first.
-fn descendants(pid: u32, parents: &[(u32, u32)]) -> Vec<u32> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        let children = parents.iter().filter(|entry| entry.1 == parent);
-        let fresh: Vec<_> = children
-            .map(|entry| entry.0)
-            .filter(|child| !found.contains(child))
-            .collect();
-        found.extend(fresh);
-        next += 1;
-    }
-    found
-}
-
-/// The numbers that a folder has as names.
-fn numbers_in(folder: &str) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    found.sort_unstable();
-    found
 }

@@ -4,6 +4,7 @@ use super::survey::Survey;
 use anyhow::{Result, anyhow, bail};
 use rewarm::checkpoint::Machine;
 use rewarm::driver::{CheckpointDriver, CheckpointError, Devices, DevicesError};
+use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -71,10 +72,10 @@ pub(super) fn at_once<R: Send>(pids: &[u32], work: impl Fn(u32) -> R + Sync) -> 
             (pid, thread.ok())
         };
         let begun: Vec<_> = pids.iter().map(begin).collect();
-        let end = |(pid, thread): (u32, Option<thread::ScopedJoinHandle<R>>)| {
+        let end = |(pid, thread): (u32, Option<thread::ScopedJoinHandle<R>>)| match thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
             // What no thread could be had for is done here.
-            let done = thread.and_then(|thread| thread.join().ok());
-            done.unwrap_or_else(|| work(pid))
+            None => work(pid),
         };
         begun.into_iter().map(end).collect()
     })

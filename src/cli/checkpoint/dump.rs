@@ -158,7 +158,7 @@ fn commit(
             .members
             .iter()
             .map(|member| process(survey, member, report))
-            .collect(),
+            .collect::<Result<_>>()?,
         restore_options: survey.options.both.clone(),
         pipes: standard_pipes(&tree),
         files: files::of_tree(&tree),
@@ -171,29 +171,27 @@ fn commit(
     Ok(survey.place.commit()?)
 }
 
-fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
+fn process(survey: &Survey, member: &Member, report: &Report) -> Result<ProcessEntry> {
     let facts = &member.facts;
     let pid = facts.pid;
-    let uses_cuda = survey.knows(pid);
-    let snapshot = report.snapshot_of(pid).map(|frozen| {
-        let folder = Path::new(GPU).join(pid.to_string());
-        let opened = Snapshot::open(&survey.place.partial().join(&folder));
-        let id = opened.map_or(0, |snapshot| snapshot.manifest().id);
-        (folder, frozen.bytes, id)
-    });
-    let gpu = match snapshot {
-        Some((folder, bytes, snapshot_id)) => Some(GpuEntry {
-            snapshot: Some(folder),
-            bytes,
-            snapshot_id,
-        }),
-        None => uses_cuda.then_some(GpuEntry {
+    let gpu = match report.snapshot_of(pid) {
+        Some(frozen) => {
+            let folder = Path::new(GPU).join(pid.to_string());
+            let written = survey.place.partial().join(&folder);
+            let snapshot = Snapshot::open_of(&written, facts.uid)?;
+            Some(GpuEntry {
+                snapshot: Some(folder),
+                bytes: frozen.bytes,
+                snapshot_id: snapshot.manifest().id,
+            })
+        }
+        None => survey.knows(pid).then_some(GpuEntry {
             snapshot: None,
             bytes: 0,
             snapshot_id: 0,
         }),
     };
-    ProcessEntry {
+    Ok(ProcessEntry {
         pid,
         parent: facts.parent,
         session: facts.session,
@@ -203,7 +201,7 @@ fn process(survey: &Survey, member: &Member, report: &Report) -> ProcessEntry {
         uid: facts.uid,
         executable: facts.executable.clone(),
         gpu,
-    }
+    })
 }
 
 fn now() -> u64 {

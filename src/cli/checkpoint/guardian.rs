@@ -18,6 +18,8 @@ const NAME: &str = "checkpoint-guardian";
 /// The last word: there is nothing to undo.
 const DONE: &str = "done\n";
 
+const CANNOT: &str = "cannot start the process that undoes a checkpoint if this one is killed";
+
 /// A plan is at most so long, in bytes.
 const MOST_BYTES: u64 = 16 << 20;
 
@@ -31,33 +33,39 @@ pub(super) struct Guardian {
     pipe: PipeWriter,
 }
 
-/// Starts it, and waits until it has understood.
-pub(super) fn start(plan: &Plan) -> Result<Guardian> {
-    let start = || -> Result<Guardian> {
-        let (reader, mut pipe) = pipe()?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg(NAME).stdin(reader).stdout(Stdio::piped());
-        // SAFETY: one system call, after the fork.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setsid();
-                Ok(())
-            });
-        }
-        let mut child = command.spawn()?;
-        drop(command);
-        let mut line = serde_json::to_vec(plan)?;
-        line.push(b'\n');
-        pipe.write_all(&line)?;
-        let mut ready = [0];
-        let mut said = child.stdout.take().context("its output is a pipe")?;
-        said.read_exact(&mut ready)?;
-        Ok(Guardian { child, pipe })
-    };
-    start().context("cannot start the process that undoes a checkpoint if this one is killed")
-}
-
 impl Guardian {
+    /// Starts it, before there is anything to undo.
+    pub(super) fn start() -> Result<Guardian> {
+        let start = || -> Result<Guardian> {
+            let (reader, pipe) = pipe()?;
+            let mut command = Command::new("/proc/self/exe");
+            command.arg(NAME).stdin(reader).stdout(Stdio::piped());
+            // SAFETY: one system call, after the fork.
+            unsafe {
+                command.pre_exec(|| {
+                    libc::setsid();
+                    Ok(())
+                });
+            }
+            let child = command.spawn()?;
+            Ok(Guardian { child, pipe })
+        };
+        start().context(CANNOT)
+    }
+
+    /// Tells it what to undo from here on, and waits until it has understood.
+    pub(super) fn entrust(&mut self, plan: &Plan) -> Result<()> {
+        let mut entrust = || -> Result<()> {
+            let mut line = serde_json::to_vec(plan)?;
+            line.push(b'\n');
+            self.pipe.write_all(&line)?;
+            let mut ready = [0];
+            let mut said = self.child.stdout.take().context("its output is a pipe")?;
+            Ok(said.read_exact(&mut ready)?)
+        };
+        entrust().context(CANNOT)
+    }
+
     /// The end of the pipe that CRIU holds, too.
     pub(super) fn descriptor(&self) -> RawFd {
         self.pipe.as_raw_fd()
@@ -77,6 +85,10 @@ pub(in crate::cli) fn run(_args: &GuardianArgs) -> Result<ExitCode> {
     let mut input = BufReader::new(io::stdin().lock().take(MOST_BYTES));
     let mut line = String::new();
     input.read_line(&mut line)?;
+    if line.is_empty() {
+        // Nothing was begun.
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan: Plan = serde_json::from_str(&line)
         .context("`rewarm checkpoint` starts this command when it needs it")?;
     io::stdout().write_all(b".")?;

@@ -29,6 +29,7 @@ pub(super) use guardian::{GuardianArgs, run as run_guardian};
 
 use super::{Usage, text};
 use anyhow::{Context, Result, anyhow};
+use guardian::Guardian;
 use report::Report;
 use rewarm::control::Freeze;
 use rewarm::preload;
@@ -109,14 +110,18 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
         eprintln!("rewarm: note: {}", text::printable(note));
     }
     interrupts::catch();
+    let mut guardian = Guardian::start()?;
     let work = Work::make()?;
     let plan = Plan::new(&survey, &work, args.leave_running);
-    let guardian = guardian::start(&plan)?;
-    let result = make(args, &survey, &plan, &guardian, &work);
-    let result = match result {
-        Ok(report) => Ok(report),
-        Err(error) => Err(undone(error, &survey, &plan)),
+    guardian.entrust(&plan)?;
+    // If that fails there is nothing to undo: the folder beside may be that of another
+    // checkpoint, which was faster.
+    let result = match survey.place.make(&survey.snapshots()) {
+        Ok(()) => make(args, &survey, &plan, &guardian, &work)
+            .map_err(|error| undone(error, &survey, &plan)),
+        Err(error) => Err(error.into()),
     };
+    drop(work);
     guardian.release();
     interrupts::let_go();
     match (result, interrupts::status()) {
@@ -132,17 +137,16 @@ pub(super) fn run(args: &CheckpointArgs) -> Result<ExitCode> {
     }
 }
 
-/// All steps. On failure, what was done is left to be undone.
+/// All steps, once the folder is made. On failure, what was done is left to be undone.
 fn make(
     args: &CheckpointArgs,
     survey: &Survey,
     plan: &Plan,
-    guardian: &guardian::Guardian,
+    guardian: &Guardian,
     work: &Work,
 ) -> Result<Report> {
     let begun = Instant::now();
     let mut report = Report::new(survey, plan);
-    survey.place.make(&survey.snapshots())?;
     let facts = driver::Facts::gather(survey);
     let time = Instant::now();
     freeze::freeze(args, survey, &mut report)?;

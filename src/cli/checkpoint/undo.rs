@@ -12,6 +12,7 @@ use rewarm::checkpoint::tree::Facts;
 use rewarm::checkpoint::{GPU, Manifest, Place};
 use rewarm::control::{Order, Process, State, Thaw};
 use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
+use rewarm::pidfd::Pidfd;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -55,6 +56,9 @@ pub(super) enum Outcome {
 
 impl Plan {
     pub(super) fn new(survey: &Survey, work: &Work, leave_running: bool) -> Plan {
+        // Those that have ended are nobody's loss.
+        let living = survey.tree.members.iter().map(|member| &member.facts);
+        let living = living.filter(|facts| !facts.is_zombie());
         let planned = |facts: &Facts| {
             let gpu = survey.gpus.iter().find(|gpu| gpu.process.pid == facts.pid);
             Planned {
@@ -64,13 +68,12 @@ impl Plan {
                 is_freezable: gpu.is_some_and(|gpu| gpu.freezable.is_some()),
             }
         };
-        let members = survey.tree.members.iter();
         Plan {
             place: survey.place.clone(),
             id: fresh_id(),
             leave_running,
             work: work.path().to_owned(),
-            processes: members.map(|member| planned(&member.facts)).collect(),
+            processes: living.map(planned).collect(),
         }
     }
 
@@ -108,10 +111,7 @@ pub(super) fn undo(plan: &Plan, driver: Option<&CheckpointDriver>) -> Result<Out
         }
         if !plan.processes.iter().all(Planned::lives) {
             // CRIU was ending them: half of a tree is of no use.
-            plan.processes
-                .iter()
-                .filter(|one| one.lives())
-                .for_each(kill);
+            plan.processes.iter().for_each(kill);
             place.remove_partial()?;
             return Ok(Outcome::Kept);
         }
@@ -175,7 +175,10 @@ fn bring_back(
 
 /// The driver's part, from wherever it stands.
 fn to_the_gpu(driver: &CheckpointDriver, pid: u32) -> Result<()> {
-    loop {
+    /// Restore and unlock, and a look at what they came to; once more if somebody else
+    /// is at it, too.
+    const STEPS: u32 = 6;
+    for _ in 0..STEPS {
         match driver.state(pid) {
             Ok(CudaState::Running) | Err(CheckpointError::NotCuda { .. }) => return Ok(()),
             Ok(CudaState::Locked) => driver.unlock(pid)?,
@@ -184,6 +187,7 @@ fn to_the_gpu(driver: &CheckpointDriver, pid: u32) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    bail!("somebody else locks or checkpoints it again and again")
 }
 
 fn thaw(pid: u32, from: PathBuf, keep_snapshot: bool) -> Result<()> {
@@ -210,6 +214,8 @@ fn thaw(pid: u32, from: PathBuf, keep_snapshot: bool) -> Result<()> {
 }
 
 fn kill(planned: &Planned) {
-    // SAFETY: no pointers.
-    unsafe { libc::kill(planned.pid as i32, libc::SIGKILL) };
+    // Once it is in hand, its number stays its own while we look who it is.
+    if let Some(process) = Pidfd::open(planned.pid).ok().filter(|_| planned.lives()) {
+        process.signal(libc::SIGKILL);
+    }
 }

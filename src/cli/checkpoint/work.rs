@@ -1,13 +1,10 @@
-//! A private folder for CRIU's log and the hook's socket.
+//! CRIU's folder, which stays after a failure, for its log.
 
-use anyhow::{Context, Result};
+use crate::cli::work::{self, Doing};
+use anyhow::Result;
 use rewarm::criu::tool::DUMP_LOG;
 use std::cell::Cell;
-use std::env;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// The folder; removed when it is dropped, unless the log is of use.
 pub(super) struct Work {
@@ -17,14 +14,10 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn make() -> Result<Work> {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let nanos = since.map_or(0, |since| since.as_nanos());
-        let name = format!("rewarm-checkpoint-{}-{nanos}", std::process::id());
-        let path = env::temp_dir().join(name);
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
-        let is_kept = Cell::new(false);
-        Ok(Work { path, is_kept })
+        Ok(Work {
+            path: work::make(Doing::Checkpoint)?,
+            is_kept: Cell::new(false),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -45,7 +38,7 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         if !self.is_kept.get() {
-            let _ = fs::remove_dir_all(&self.path);
+            work::remove(&self.path);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Snapshots on slow storage are read ahead into the page cache, from the start of
 //! the restore until their thaws begin.
 
-use rewarm::checkpoint::Manifest;
+use rewarm::checkpoint::{Manifest, ProcessEntry};
 use rewarm::config::{Settings, cpus, memory};
 use rewarm::pages::{FileRange, PageFile, ReadOptions, Store, read, residency};
 use rewarm::snapshot::Snapshot;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -22,12 +22,15 @@ impl Ahead {
     /// Begins with what is not in memory yet.
     pub(super) fn begin(manifest: &Manifest, folder: &Path) -> Ahead {
         let stop = Arc::new(AtomicBool::new(false));
-        let gpus = manifest.processes.iter().filter_map(|one| one.gpu.as_ref());
-        let snapshots = gpus.filter_map(|gpu| gpu.snapshot.as_ref());
-        let folders: Vec<_> = snapshots.map(|snapshot| folder.join(snapshot)).collect();
+        let snapshot = |process: &ProcessEntry| {
+            let snapshot = process.gpu.as_ref()?.snapshot.as_ref()?;
+            Some((folder.join(snapshot), process.uid))
+        };
+        let folders: Vec<_> = manifest.processes.iter().filter_map(snapshot).collect();
         let stopped = Arc::clone(&stop);
         let work = move || {
-            let snapshots = folders.iter().filter_map(|one| Snapshot::open(one).ok());
+            let open = |(folder, user): &(PathBuf, u32)| Snapshot::open_of(folder, *user).ok();
+            let snapshots = folders.iter().filter_map(open);
             let mut room = memory::available().unwrap_or(0) / 2;
             for snapshot in snapshots {
                 for number in 0..snapshot.manifest().files.len() {

@@ -1,6 +1,8 @@
 //! Everything that comes from this process, also what has lost its parent.
 
-use rewarm::control::{Process, descendants, parents};
+use rewarm::control::Process;
+use rewarm::pidfd::Pidfd;
+use rewarm::proc::{Stat, descendants, parents};
 use std::time::{Duration, Instant};
 use std::{fmt, io, process, ptr, thread};
 
@@ -44,10 +46,12 @@ impl Family {
         let mut pause = Duration::from_millis(1);
         loop {
             let mut members = self.members();
-            for pid in &members {
-                // SAFETY: no pointers. A descendant of this process keeps its pid
-                // until it is waited for.
-                unsafe { libc::kill(*pid as i32, libc::SIGKILL) };
+            for process in members.iter().filter_map(|pid| Pidfd::open(*pid).ok()) {
+                // Who descends from others may have ended since, and its number been
+                // given away.
+                if self.has(process.pid()) {
+                    process.signal(libc::SIGKILL);
+                }
             }
             members.retain(|pid| Process::find(*pid).is_ok());
             if members.is_empty() || begun.elapsed() > PATIENCE {
@@ -64,6 +68,17 @@ impl Family {
             // SAFETY: no status is asked for.
             unsafe { libc::waitpid(pid as i32, ptr::null_mut(), libc::WNOHANG) };
         }
+    }
+
+    /// Whether a process descends from this one.
+    fn has(&self, mut pid: u32) -> bool {
+        while let Ok(stat) = Stat::of(pid) {
+            if stat.parent == process::id() {
+                return !self.foreign.contains(&pid);
+            }
+            pid = stat.parent;
+        }
+        false
     }
 
     fn members(&self) -> Vec<u32> {
@@ -124,13 +139,19 @@ pub(super) fn end_of(pid: u32) -> Option<End> {
 }
 
 /// The next child that has ended, which is then gone.
-pub(super) fn next_end() -> Option<(u32, End)> {
+///
+/// # Errors
+/// If there are no children.
+pub(super) fn next_end() -> io::Result<Option<(u32, End)>> {
     let mut status = 0;
     // SAFETY: an out-pointer to a local.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let end = match libc::WIFEXITED(status) {
         true => End::Status(libc::WEXITSTATUS(status) as u8),
         false => End::Signal(libc::WTERMSIG(status)),
     };
-    (pid > 0).then_some((pid as u32, end))
+    Ok((pid > 0).then_some((pid as u32, end)))
 }

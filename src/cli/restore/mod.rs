@@ -12,7 +12,6 @@ mod pids;
 mod report;
 mod standard;
 mod watch;
-mod work;
 
 use super::{Usage, text};
 use anyhow::{Context, Result, bail};

@@ -8,7 +8,7 @@
 //! never touches the driver), as it may have to stay for as long as the tree runs.
 
 use super::family::{self, End, Family};
-use super::work;
+use crate::cli::work::{self, Doing};
 use anyhow::{Context, Result, bail};
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
@@ -45,7 +45,7 @@ pub(super) enum Side {
 /// The system's.
 pub(super) fn split() -> Result<Side> {
     let family = Family::begin().context("cannot become the parent of the restored processes")?;
-    let work = work::make()?;
+    let work = work::make(Doing::Restore)?;
     let (first, second) = UnixStream::pair().context("cannot make a socket")?;
     // SAFETY: there is one thread, so the child can go on like this process.
     match unsafe { libc::fork() } {
@@ -195,7 +195,7 @@ impl Supervisor {
         match result? {
             Outcome::Failed(code) => Ok(code.into()),
             Outcome::Restored(_) if detach => Ok(ExitCode::SUCCESS),
-            Outcome::Restored(root) => Ok(wait_for_root(root, &signals).code().into()),
+            Outcome::Restored(root) => Ok(wait_for_root(root, &signals)?.code().into()),
         }
     }
 
@@ -262,11 +262,12 @@ impl BrokenOff {
 
 /// Waits for the root of a restored tree, which is a child of this process, and
 /// passes signals on to it.
-fn wait_for_root(root: u32, signals: &Signals) -> End {
+fn wait_for_root(root: u32, signals: &Signals) -> Result<End> {
     loop {
-        while let Some((pid, end)) = family::next_end() {
+        let next = || family::next_end().with_context(|| format!("cannot wait for process {root}"));
+        while let Some((pid, end)) = next()? {
             if pid == root {
-                return end;
+                return Ok(end);
             }
         }
         match signals.next() {

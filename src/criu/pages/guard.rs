@@ -6,8 +6,9 @@ use super::link::Link;
 use super::protocol::{Begin, FromServer, ToServer};
 use super::socket::{self, Door, Said};
 use super::uffd;
-use super::victims::{self, Victim};
+use super::victims;
 use super::{PageProgress, PageReport, PagesError};
+use crate::pidfd::Pidfd;
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -62,7 +63,7 @@ struct Shared {
 struct State {
     /// Duplicates of all descriptors, until all is in place.
     held: Vec<OwnedFd>,
-    victims: Vec<Victim>,
+    victims: Vec<Pidfd>,
     progress: PageProgress,
     /// Whether CRIU has connected.
     is_connected: bool,
@@ -326,15 +327,15 @@ impl Shared {
     }
 
     /// Whether that was the last.
-    fn take_next(&self, stream: &UnixStream, criu: Option<&Victim>) -> Result<bool, PagesError> {
+    fn take_next(&self, stream: &UnixStream, criu: Option<&Pidfd>) -> Result<bool, PagesError> {
         let failed = |error| PagesError::system("page server", error);
         while !socket::is_readable(stream, PERIOD) {
             if self.state.lock().has_failed {
                 return Ok(true);
             }
             // Its processes have the connection, too, and wait for it for ever.
-            let has_died = criu.is_some_and(|criu| criu.has_died(Duration::ZERO));
-            if has_died && !socket::is_readable(stream, Duration::ZERO) {
+            let has_ended = criu.is_some_and(|criu| criu.has_ended(Duration::ZERO));
+            if has_ended && !socket::is_readable(stream, Duration::ZERO) {
                 let text = "criu was killed before all processes were restored";
                 return Err(PagesError::Protocol(text.into()));
             }
@@ -345,11 +346,11 @@ impl Shared {
                 Ok(true)
             }
             Said::Task { pid, real, uffd } => {
-                let victim = Victim::new(real).map_err(|error| {
+                let victim = Pidfd::open(real).map_err(|error| {
                     PagesError::system(format!("process {pid}, which is {real} here"), error)
                 })?;
                 let message = ToServer::Task { pid, real };
-                let descriptors = [uffd.as_fd(), victim.pidfd().as_fd()];
+                let descriptors = [uffd.as_fd(), victim.descriptor().as_fd()];
                 let sent = self.link.send(&message, &descriptors).map_err(failed);
                 self.keep(uffd, victim);
                 sent.map(|()| false)
@@ -358,7 +359,7 @@ impl Shared {
     }
 
     /// Keeps a process in hand; if others are killed by now, so is this one.
-    fn keep(&self, uffd: OwnedFd, victim: Victim) {
+    fn keep(&self, uffd: OwnedFd, victim: Pidfd) {
         let mut state = self.state.lock();
         if state.has_failed {
             drop(state);

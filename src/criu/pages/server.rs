@@ -9,9 +9,10 @@ use super::protocol::{Begin, FromServer, ToServer};
 use super::socket::{self, Said};
 use super::task::{Pages, Task};
 use super::uffd::Uffd;
-use super::victims::{self, Victim};
+use super::victims;
 use super::{PageReport, PagesError};
 use crate::criu::images::{ImageError, ImageReason, read_pagemap, read_wiped};
+use crate::pidfd::Pidfd;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,7 +35,7 @@ struct Server {
     files: Mutex<HashMap<u32, Arc<Pages>>>,
     filling: Arc<Filling>,
     tasks: Tasks,
-    victims: Mutex<Vec<Victim>>,
+    victims: Mutex<Vec<Pidfd>>,
     /// What the guard may not have read when it is killed.
     criu: Mutex<Option<Criu>>,
 }
@@ -137,7 +138,7 @@ impl Server {
         };
         // As its processes die, CRIU ends, and so does what it says.
         while let Some(Ok(Said::Task { real, .. })) = stream.as_ref().map(socket::next) {
-            if let Ok(victim) = Victim::new(real) {
+            if let Ok(victim) = Pidfd::open(real) {
                 victims::kill(&[victim]);
             }
         }
@@ -158,7 +159,9 @@ impl Server {
         let Ok([uffd, pidfd]) = <[OwnedFd; 2]>::try_from(descriptors) else {
             return Err(PagesError::Protocol("descriptors are missing".into()));
         };
-        self.victims.lock().push(Victim::from_pidfd(real, pidfd));
+        self.victims
+            .lock()
+            .push(Pidfd::from_descriptor(real, pidfd));
         let uffd = Uffd::new(uffd).map_err(|error| PagesError::system("userfaultfd", error))?;
         let path = self.images.join(format!("pagemap-{pid}.img"));
         let pagemap = read_pagemap(&path)?;

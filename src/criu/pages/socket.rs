@@ -7,9 +7,9 @@
 
 use super::PagesError;
 use super::link;
-use super::victims::Victim;
 use crate::config::effective_uid;
 use crate::control;
+use crate::pidfd::Pidfd;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -76,7 +76,7 @@ impl Door {
     /// # Errors
     /// The system's; and somebody who is neither root nor this process's user: what he
     /// hands over would be filled with others' memory.
-    pub(super) fn accept(&self) -> io::Result<(UnixStream, Option<Victim>)> {
+    pub(super) fn accept(&self) -> io::Result<(UnixStream, Option<Pidfd>)> {
         let (stream, _) = self.listener.accept()?;
         let peer = control::socket::peer(&stream)?;
         if peer.uid != 0 && peer.uid != effective_uid() {
@@ -84,7 +84,7 @@ impl Door {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
         let pid = u32::try_from(peer.pid).ok().filter(|pid| *pid > 0);
-        Ok((stream, pid.and_then(|pid| Victim::new(pid).ok())))
+        Ok((stream, pid.and_then(|pid| Pidfd::open(pid).ok())))
     }
 }
 

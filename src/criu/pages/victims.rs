@@ -1,9 +1,8 @@
 //! Processes that must not live on when their pages cannot come.
 
+use crate::pidfd::Pidfd;
+use crate::proc::{Stat, numbers_in, parents};
 use std::collections::HashSet;
-use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,65 +13,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LAST_STEPS: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A process, whatever becomes of its number. Most are to be killed if all goes wrong.
-#[derive(Debug)]
-pub(super) struct Victim {
-    /// Its number here.
-    pub(super) pid: u32,
-    pidfd: OwnedFd,
-}
-
-impl Victim {
-    /// # Errors
-    /// The system's: there is no such process.
-    pub(super) fn new(pid: u32) -> io::Result<Victim> {
-        // SAFETY: a system call with integers.
-        let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd;
-        if opened < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: fresh, and nobody else's.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(opened) };
-        Ok(Victim { pid, pidfd })
-    }
-
-    pub(super) fn from_pidfd(pid: u32, pidfd: OwnedFd) -> Victim {
-        Victim { pid, pidfd }
-    }
-
-    pub(super) fn pidfd(&self) -> &OwnedFd {
-        &self.pidfd
-    }
-
-    /// Whether it lives.
-    fn signal(&self, signal: libc::c_int) -> bool {
-        let (raw, none) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
-        // SAFETY: an open descriptor, no information.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, raw, signal, none, 0) == 0 }
-    }
-
-    /// Whether it has ended within the limit.
-    pub(super) fn has_died(&self, limit: Duration) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.pidfd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one structure.
-        unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as libc::c_int) == 1 }
-    }
-}
-
 /// Kills processes and all that descends from them, and waits until they are dead.
 /// They are stopped first, so that none has another child meanwhile. Nobody may read
 /// their events any more: a fork that is under way waits for that, and fails when its
 /// process is killed.
-pub(super) fn kill(victims: &[Victim]) {
-    let mut descendants: Vec<Victim> = Vec::new();
+pub(super) fn kill(victims: &[Pidfd]) {
+    let mut descendants: Vec<Pidfd> = Vec::new();
     let mut known: HashSet<_> = victims
         .iter()
         .filter(|victim| victim.signal(libc::SIGSTOP))
-        .map(|victim| victim.pid)
+        .map(Pidfd::pid)
         .collect();
     loop {
         settle(&known);
@@ -82,7 +32,7 @@ pub(super) fn kill(victims: &[Victim]) {
         }
         for pid in found {
             known.insert(pid);
-            if let Ok(child) = Victim::new(pid) {
+            if let Ok(child) = Pidfd::open(pid) {
                 child.signal(libc::SIGSTOP);
                 descendants.push(child);
             }
@@ -94,7 +44,7 @@ pub(super) fn kill(victims: &[Victim]) {
     }
     let until = Instant::now() + PATIENCE;
     for victim in all() {
-        victim.has_died(until.saturating_duration_since(Instant::now()));
+        victim.has_ended(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -110,32 +60,18 @@ fn settle(stopped: &HashSet<u32>) {
 
 /// Whether a thread of a process runs, or sleeps so that its stop will wake it.
 fn runs(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return false;
-    };
-    threads.flatten().any(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-        state.is_some_and(|state| state.starts_with(['R', 'S']))
+    let folder = format!("/proc/{pid}/task");
+    numbers_in(&folder).into_iter().any(|thread| {
+        let stat = Stat::read(format!("{folder}/{thread}/stat").as_ref());
+        stat.is_ok_and(|stat| matches!(stat.state, 'R' | 'S'))
     })
 }
 
 /// Children of the processes that are not among them.
 fn children_of(known: &HashSet<u32>) -> Vec<u32> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| !known.contains(pid))
-        .filter(|pid| parent_of(*pid).is_some_and(|parent| known.contains(&parent)))
+    let everybody = parents().into_iter();
+    everybody
+        .filter(|(pid, parent)| known.contains(parent) && !known.contains(pid))
+        .map(|(pid, _)| pid)
         .collect()
-}
-
-/// The fourth field of `/proc/PID/stat`; the second is a name in parentheses.
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
 }

@@ -1,6 +1,7 @@
-//! The private folder that CRIU works in.
+//! The private folder that CRIU works in: its log, and sockets for it.
 
 use anyhow::{Context, Result, bail};
+use rewarm::checkpoint::is_safe;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -14,14 +15,41 @@ const LONGEST: usize = 108;
 /// The longest name that a socket gets there.
 const SOCKET: &str = "lazy-pages.socket";
 
-/// Makes the folder, for this user only. The checkpoint's own may be read-only.
-pub(super) fn make() -> Result<PathBuf> {
-    let given = [env::var_os("XDG_RUNTIME_DIR"), env::var_os("TMPDIR")];
-    let given = given.into_iter().flatten().map(PathBuf::from);
-    let usual = ["/run", "/tmp", "/dev/shm"].map(PathBuf::from);
+/// What is to be done there, which gives the folder its name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Doing {
+    /// The log of a failure stays there.
+    Checkpoint,
+    /// The checkpoint's own folder may be read-only.
+    Restore,
+}
+
+impl Doing {
+    fn name(self) -> &'static str {
+        match self {
+            Doing::Checkpoint => "checkpoint",
+            Doing::Restore => "restore",
+        }
+    }
+
+    /// Where it may be, the best first.
+    fn parents(self) -> impl Iterator<Item = PathBuf> {
+        let (given, usual): (&[&str], _) = match self {
+            Doing::Checkpoint => (&["TMPDIR"], ["/tmp", "/var/tmp", "/run"]),
+            Doing::Restore => (&["XDG_RUNTIME_DIR", "TMPDIR"], ["/run", "/tmp", "/dev/shm"]),
+        };
+        let given = given.iter().filter_map(env::var_os).map(PathBuf::from);
+        let given = given.filter(|one| one.is_absolute());
+        given.chain(usual.map(PathBuf::from))
+    }
+}
+
+/// Makes the folder, for this user only, and where nobody else can put another in its
+/// place: whoever did could have CRIU ask him for pages.
+pub(super) fn make(doing: Doing) -> Result<PathBuf> {
     let mut last = None;
-    for parent in given.filter(|one| one.is_absolute()).chain(usual) {
-        match make_in(&parent) {
+    for parent in doing.parents().filter(|parent| is_safe(parent)) {
+        match make_in(&parent, doing) {
             Ok(folder) => return Ok(folder),
             Err(error) => last = Some(error),
         }
@@ -29,9 +57,13 @@ pub(super) fn make() -> Result<PathBuf> {
     last.map_or_else(|| bail!("no folder to work in"), Err)
 }
 
-fn make_in(parent: &Path) -> Result<PathBuf> {
+fn make_in(parent: &Path, doing: Doing) -> Result<PathBuf> {
     for number in 0..100 {
-        let folder = parent.join(format!("rewarm-restore-{}-{number}", process::id()));
+        let folder = parent.join(format!(
+            "rewarm-{}-{}-{number}",
+            doing.name(),
+            process::id()
+        ));
         if folder.join(SOCKET).as_os_str().as_bytes().len() >= LONGEST {
             bail!("{}: too long a path for a socket", folder.display());
         }
