@@ -18,8 +18,13 @@ struct Sleeper(Child);
 
 impl Sleeper {
     fn new() -> Sleeper {
-        let child = Command::new("cat").stdin(Stdio::piped()).spawn();
-        Sleeper(child.unwrap())
+        Sleeper(Sleeper::command().spawn().unwrap())
+    }
+
+    fn command() -> Command {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped());
+        command
     }
 
     fn pid(&self) -> u32 {
@@ -44,12 +49,15 @@ struct Tree {
 impl Tree {
     fn new(members: usize) -> Tree {
         let run_dir = RunDir::new();
-        let sleepers: Vec<_> = (0..members).map(|_| Sleeper::new()).collect();
-        let serve = |sleeper: &Sleeper| Standin::serve(&run_dir, sleeper.pid());
+        let begin = |_| {
+            let (standin, child) = Standin::inside(&run_dir, &mut Sleeper::command(), &[]);
+            (standin, Sleeper(child))
+        };
+        let (standins, sleepers) = (0..members).map(begin).unzip();
         Tree {
-            standins: sleepers.iter().map(serve).collect(),
-            sleepers,
             run_dir,
+            sleepers,
+            standins,
         }
     }
 
