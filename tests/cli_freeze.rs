@@ -447,15 +447,10 @@ fn the_folder_of_a_tree_is_its_users() {
         return;
     }
     let run_dir = RunDir::new();
-    let mut command = Command::new("cat");
-    let sleeper = Sleeper(
-        command
-            .uid(ANOTHER_USER)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let standin = Standin::serve(&run_dir, sleeper.pid());
+    chown(&run_dir.0, Some(ANOTHER_USER), None).unwrap();
+    let mut command = Sleeper::command();
+    let (standin, child) = Standin::inside(&run_dir, command.uid(ANOTHER_USER), &[]);
+    let sleeper = Sleeper(child);
     let pid = sleeper.pid().to_string();
     let folder = run_dir.0.join("snapshots");
     let freeze = |command: &mut Command| {

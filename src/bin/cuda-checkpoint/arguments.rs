@@ -113,15 +113,16 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Arguments, 
         _ => Nothing::Usage(first_line(&error)),
     })?;
     let operation = operation(&matches);
-    let locks = matches!(operation, Operation::Toggle | Operation::Act(Action::Lock));
+    // Agents give it to every action; it holds for a lock.
+    let acts = matches!(operation, Operation::Toggle | Operation::Act(_));
     let restores = matches!(
         operation,
         Operation::Toggle | Operation::Act(Action::Restore)
     );
     let timeout = matches.get_one::<u32>("timeout");
     let devices = matches.get_one::<Vec<(Uuid, Uuid)>>("device-map");
-    if timeout.is_some() && !locks {
-        return Err(usage("--timeout goes with --action lock and --toggle"));
+    if timeout.is_some() && !acts {
+        return Err(usage("--timeout goes with --action and --toggle"));
     }
     if devices.is_some() && !restores {
         return Err(usage(
@@ -295,7 +296,6 @@ mod tests {
             "--get-state --pid 99999999999",
             "--get-state --pid 7 --pid 8",
             "--get-state --pid 7 --timeout 5",
-            "--action unlock --pid 7 --timeout 5",
             "--action lock --pid 7 --timeout soon",
             "--action lock --pid 7 --device-map a=b",
             "--action restore --pid 7 --device-map GPU-1=GPU-2",
