@@ -45,10 +45,7 @@ fn memory_comes_back_without_the_page_server_and_verified_too() {
         return;
     }
     let mut saved = Saved::plain();
-    let pages = saved.folder.join(saved.pages());
-    let whole = fs::read(&pages).unwrap();
-    let mut damaged = whole.clone();
-    damaged[whole.len() / 3] ^= 1;
+    let (pages, whole, damaged) = saved.pages_and_damage();
     fs::write(&pages, damaged).unwrap();
     saved.refused(saved.restoring(&["--no-lazy"]), &["pages", "damaged"]);
     fs::write(&pages, whole).unwrap();
@@ -66,10 +63,7 @@ fn memory_on_storage_that_answers_late_is_verified_before_anything_runs() {
         return;
     }
     let mut saved = Saved::plain();
-    let pages = saved.folder.join(saved.pages());
-    let whole = fs::read(&pages).unwrap();
-    let mut damaged = whole.clone();
-    damaged[whole.len() / 3] ^= 1;
+    let (pages, whole, damaged) = saved.pages_and_damage();
     let slow = |saved: &Saved, bytes: &[u8]| {
         fs::write(&pages, bytes).unwrap();
         evict(&pages);

@@ -213,6 +213,15 @@ impl Saved {
         assert_eq!(names.find(|name| name.starts_with("rewarm-restore")), None);
     }
 
+    /// The largest file of pages, its bytes, and the same with one that is wrong.
+    pub fn pages_and_damage(&self) -> (PathBuf, Vec<u8>, Vec<u8>) {
+        let pages = self.folder.join(self.pages());
+        let whole = fs::read(&pages).unwrap();
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 3] ^= 1;
+        (pages, whole, damaged)
+    }
+
     /// The largest file of pages.
     pub fn pages(&self) -> String {
         let images = self.manifest().images.into_iter();

@@ -21,6 +21,7 @@ const LENGTH: u64 = 4;
 /// Fields of `file_entry` (`images/fdinfo.proto`) and `timerfd_entry`
 /// (`images/timerfd.proto`).
 const TIMERFD: u32 = 12;
+const TICKS: u32 = 5;
 const SECONDS: u32 = 7;
 const NANOSECONDS: u32 = 8;
 const INTERVAL: [u32; 2] = [9, 10];
@@ -66,20 +67,22 @@ fn stopped(entry: &[u8]) -> Result<Option<usize>, ImageReason> {
 }
 
 fn stopped_timer(timer: &[u8]) -> Result<Option<usize>, ImageReason> {
-    let (mut is_periodic, mut seconds, mut place) = (false, 0, None);
+    let (mut is_periodic, mut ticks, mut seconds, mut place) = (false, 0, 0, None);
     for field in fields(timer) {
         let Field { number, value, at } = field?;
         let Value::Number(value) = value else {
             continue;
         };
         match number {
+            TICKS => ticks = value,
             SECONDS => seconds = value,
             NANOSECONDS => place = (value == 0 && at.len() == 1).then_some(at.start),
             number if INTERVAL.contains(&number) => is_periodic |= value != 0,
             _ => {}
         }
     }
-    Ok(place.filter(|_| is_periodic && seconds == 0))
+    // Without an expiration it was stopped by its owner.
+    Ok(place.filter(|_| is_periodic && ticks > 0 && seconds == 0))
 }
 
 #[cfg(test)]
@@ -87,9 +90,15 @@ mod tests {
     use super::*;
 
     /// An image with one timer.
-    fn image(name: &str, value: [u8; 2], interval: u8) -> std::path::PathBuf {
+    fn image(name: &str, ticks: u8, value: [u8; 2], interval: u8) -> std::path::PathBuf {
         let [seconds, nanoseconds] = value;
-        let numbers = [(7, seconds), (8, nanoseconds), (9, interval), (10, 0)];
+        let numbers = [
+            (5, ticks),
+            (7, seconds),
+            (8, nanoseconds),
+            (9, interval),
+            (10, 0),
+        ];
         let timer: Vec<u8> = numbers.iter().flat_map(|(n, v)| [n << 3, *v]).collect();
         let mut entry = vec![1 << 3, 17, 2 << 3, 5, 12 << 3 | 2, timer.len() as u8];
         entry.extend(timer);
@@ -106,9 +115,9 @@ mod tests {
 
     #[test]
     fn only_periodic_timers_that_have_expired_are_armed_again() {
-        let again = image("timer-stopped", [0, 0], 3);
+        let again = image("timer-expired", 1, [0, 0], 3);
         assert_eq!(rearm_timers(&again).unwrap(), 1);
-        let wanted = image("timer-wanted", [0, 1], 3);
+        let wanted = image("timer-wanted", 1, [0, 1], 3);
         assert_eq!(
             std::fs::read(&again).unwrap(),
             std::fs::read(&wanted).unwrap()
@@ -116,8 +125,9 @@ mod tests {
         for other in [
             wanted.clone(),
             again.clone(),
-            image("timer-runs", [2, 0], 3),
-            image("timer-once", [0, 0], 0),
+            image("timer-runs", 1, [2, 0], 3),
+            image("timer-once", 1, [0, 0], 0),
+            image("timer-stopped", 0, [0, 0], 3),
         ] {
             assert_eq!(rearm_timers(&other).unwrap(), 0);
             let _ = std::fs::remove_file(other);
