@@ -27,6 +27,7 @@ static int namesakes(void)
     MUST(tasks && comm && fgets(own, sizeof own, comm));
     fclose(comm);
     for (struct dirent *task; (task = readdir(tasks));) {
+        if (task->d_name[0] == '.') continue;
         char path[300];
         snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
         comm = fopen(path, "r");
