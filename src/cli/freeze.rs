@@ -54,7 +54,8 @@ pub(super) struct FreezeArgs {
     json: bool,
 }
 
-fn drain(text: &str) -> Result<f64, String> {
+/// The value of `--drain`.
+pub(super) fn drain(text: &str) -> Result<f64, String> {
     text::parse_seconds(text, Freeze::MAX_DRAIN_SECONDS)
 }
 

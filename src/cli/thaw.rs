@@ -49,7 +49,7 @@ pub(super) struct ThawArgs {
 }
 
 /// [`Thaw::MAX_WAIT_SECONDS`], as an option.
-const FOREVER: &str = "1e9";
+pub(super) const FOREVER: &str = "1e9";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum First {
@@ -61,7 +61,8 @@ enum First {
     Address,
 }
 
-fn wait(text: &str) -> Result<f64, String> {
+/// The value of `--wait`.
+pub(super) fn wait(text: &str) -> Result<f64, String> {
     text::parse_seconds(text, Thaw::MAX_WAIT_SECONDS)
 }
 

@@ -27,11 +27,11 @@ mod work;
 
 pub(super) use guardian::{GuardianArgs, run as run_guardian};
 
+use super::freeze::drain;
 use super::{Usage, text};
 use anyhow::{Context, Result, anyhow};
 use guardian::Guardian;
 use report::Report;
-use rewarm::control::Freeze;
 use rewarm::preload;
 use std::path::{self, PathBuf};
 use std::process::ExitCode;
@@ -87,10 +87,6 @@ pub(super) struct CheckpointArgs {
     /// print JSON
     #[arg(long)]
     json: bool,
-}
-
-fn drain(text: &str) -> Result<f64, String> {
-    text::parse_seconds(text, Freeze::MAX_DRAIN_SECONDS)
 }
 
 fn limit(text: &str) -> Result<f64, String> {

@@ -13,10 +13,10 @@ mod report;
 mod standard;
 mod watch;
 
+use super::thaw::{FOREVER, wait};
 use super::{Usage, text};
 use anyhow::{Context, Result, bail};
 use rewarm::checkpoint::Manifest;
-use rewarm::control::Thaw;
 use rewarm::preload;
 use standard::Standard;
 use std::path::{self, Path, PathBuf};
@@ -49,7 +49,7 @@ pub(super) struct RestoreArgs {
     #[arg(long)]
     detach: bool,
     /// wait for enough free GPU memory; without SECONDS as long as it takes
-    #[arg(long, value_name = "SECONDS", value_parser = wait, num_args = 0..=1, require_equals = true, default_missing_value = "1e9")]
+    #[arg(long, value_name = "SECONDS", value_parser = wait, num_args = 0..=1, require_equals = true, default_missing_value = FOREVER)]
     wait: Option<f64>,
     /// have CRIU read all memory before the processes go on, without the page server
     #[arg(long)]
@@ -67,10 +67,6 @@ pub(super) struct RestoreArgs {
     /// print JSON
     #[arg(long)]
     json: bool,
-}
-
-fn wait(text: &str) -> Result<f64, String> {
-    text::parse_seconds(text, Thaw::MAX_WAIT_SECONDS)
 }
 
 fn limit(text: &str) -> Result<f64, String> {
