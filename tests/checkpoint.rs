@@ -287,6 +287,30 @@ fn everything_that_would_fail_is_said_at_once() {
 }
 
 #[test]
+fn a_session_from_outside_of_the_container_is_told() {
+    let Some(criu) = criu::criu_or_skip() else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let script = "sleep 1000 <&- >&- 2>&- & \"$0\" checkpoint --pid $! --to \"$1\"";
+    let inside = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    let output = Command::new("unshare")
+        .args(inside)
+        .args(["sh", "-c", script, env!("CARGO_BIN_EXE_rewarm")])
+        .arg(scratch.file("c"))
+        .env("REWARM_CRIU", criu)
+        .output()
+        .expect("util-linux is installed");
+    let told = cli::stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("session that began outside") && told.contains("setsid"),
+        "{told}"
+    );
+    assert!(!scratch.file("c").exists());
+}
+
+#[test]
 fn a_criu_that_fails_harms_nobody() {
     if criu::criu_or_skip().is_none() {
         return;

@@ -98,9 +98,17 @@ fn of_process(facts: &Facts) -> Vec<Problem> {
 }
 
 /// Somebody else's session cannot be made again; the first process's is left to
-/// CRIU's option for shell jobs.
+/// CRIU's option for shell jobs, unless this PID namespace does not have it at all
+/// (then it has no number here).
 fn session(tree: &Tree, facts: &Facts) -> Option<Problem> {
     let session = facts.session;
+    if session == 0 {
+        return Some(Problem::of(
+            facts.pid,
+            "belongs to a session that began outside of this container",
+            "Start it with setsid.",
+        ));
+    }
     let is_lost = session != tree.root().session
         && !tree.has(session)
         && Path::new(&format!("/proc/{session}")).exists();

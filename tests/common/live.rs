@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -377,7 +377,9 @@ impl Sleeper {
     pub fn start() -> Sleeper {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::null());
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: between fork and exec it makes one system call.
+        let child = unsafe { command.pre_exec(run::close_the_rest_at_exec) }.spawn();
         Sleeper(child.expect("coreutils are installed"))
     }
 

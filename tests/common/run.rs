@@ -429,7 +429,7 @@ fn read_report(path: &Path) -> Option<ProcessReport> {
 }
 
 /// No descriptor but the standard ones outlives `exec`.
-fn close_the_rest_at_exec() -> io::Result<()> {
+pub(super) fn close_the_rest_at_exec() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
     // SAFETY: a system call with numbers.
