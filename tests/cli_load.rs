@@ -42,7 +42,7 @@ fn every_byte_of_a_file_arrives() {
     );
     let found = verified(&[text(&path)]);
     assert_eq!(found["version"], 1);
-    documented(&found, "README.md", "## Loading files");
+    documented(&found, "docs/loading.md", "## Loading files");
     assert_eq!(found["device"]["ordinal"], 0);
     assert_eq!(
         (number_in(&found, "files"), number_in(&found, "tensors")),

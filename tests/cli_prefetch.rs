@@ -130,7 +130,7 @@ fn folders_are_taken_with_all_below_and_each_file_once() {
         (number_in(&found, "files"), number_in(&found, "bytes")),
         (3, 7000)
     );
-    documented(&found, "README.md", "## Loading files");
+    documented(&found, "docs/loading.md", "## Loading files");
     let skipped: Vec<_> = found["skipped"].as_array().unwrap().iter().collect();
     let reason = |name: &str| {
         let path = tree.join(name);

@@ -19,7 +19,7 @@ REWARM_FREEZABLE=1). Its calls of CUDA wait until `rewarm thaw`. The process its
 writes the snapshot: DIR is a folder as the process sees it.
 
 Examples:
-  rewarm freeze --pid 4711 --to /var/snapshots/qwen
+  rewarm freeze --pid 4711 --to /srv/snapshots/qwen
   rewarm freeze --pid 4711 --tree --to /dev/shm/vllm
   rewarm freeze --pid 4711 --to /dev/shm/qwen --prepare    (ahead, to freeze faster)";
 

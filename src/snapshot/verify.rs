@@ -16,13 +16,14 @@ impl Snapshot {
     /// those found, with its file, offset and allocation.
     pub fn verify(&self, threads: usize, progress: &AtomicU64) -> Result<u64, SnapshotError> {
         let stored: Vec<_> = self.manifest.pieces().filter_map(in_a_file).collect();
-        // One a thread at most; they are as long as the longest chunk.
+        let longest = stored.iter().map(|(piece, _)| piece.bytes).max();
+        // One a thread at most.
         let buffers = Mutex::new(Vec::<Vec<u8>>::new());
         each(stored.len(), threads, |number| {
             let (piece, place) = &stored[number];
-            let mut buffer = buffers.lock().pop().unwrap_or_default();
-            buffer.resize(piece.bytes as usize, 0);
-            self.verify_chunk(piece, place, &mut buffer)?;
+            let kept = buffers.lock().pop();
+            let mut buffer = kept.unwrap_or_else(|| vec![0; longest.unwrap_or(0) as usize]);
+            self.verify_chunk(piece, place, &mut buffer[..piece.bytes as usize])?;
             buffers.lock().push(buffer);
             progress.fetch_add(piece.bytes, Relaxed);
             Ok(())

@@ -52,9 +52,9 @@ Exit status: 0 if the checkpoint is whole, 1 if it could not be made, 2 if the c
 line is wrong, 130 and 143 if it was interrupted (the processes run on).
 
 Examples:
-  rewarm checkpoint --pid 4711 --to /var/checkpoints/qwen
-  rewarm checkpoint --pid 4711 --tree --to /var/checkpoints/vllm
-  rewarm checkpoint --pid 4711 --to /var/checkpoints/qwen --replace --leave-running";
+  rewarm checkpoint --pid 4711 --to /srv/checkpoints/qwen
+  rewarm checkpoint --pid 4711 --tree --to /srv/checkpoints/vllm
+  rewarm checkpoint --pid 4711 --to /srv/checkpoints/qwen --replace --leave-running";
 
 /// Take a process tree with its GPU memory to disk, to restore it later
 #[derive(clap::Args)]

@@ -1,10 +1,11 @@
-//! The README says what the program does.
+//! The README and the pages say what the program does.
 
 mod common;
 
 use common::cli::{documented, json, text};
 use common::live::Live;
-use common::{Link, Run, app, criu, repository};
+use common::pages::page;
+use common::{Link, Run, app, criu};
 use rewarm::config::{SETTINGS, markdown};
 use rewarm::control::Bypass;
 use std::collections::BTreeSet;
@@ -13,13 +14,9 @@ use std::process::{Command, Stdio};
 const BEGIN: &str = "<!-- settings: generated from src/config/table.rs and tested against it -->\n";
 const END: &str = "<!-- end of settings -->";
 
-fn readme() -> String {
-    std::fs::read_to_string(repository().join("README.md")).unwrap()
-}
-
 #[test]
 fn the_table_of_settings_is_the_programs() {
-    let readme = readme();
+    let readme = page("README.md");
     let (_, rest) = readme
         .split_once(BEGIN)
         .expect("the table's first comment is there");
@@ -35,7 +32,7 @@ fn the_table_of_settings_is_the_programs() {
 
 #[test]
 fn the_reasons_are_the_programs() {
-    let text = readme();
+    let text = page("docs/status.md");
     let (_, rest) = text.split_once("The reasons: ").expect("the list is there");
     let (list, _) = rest.split_once('.').expect("it ends");
     let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
@@ -74,7 +71,7 @@ fn options(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn the_options_of_whole_processes_are_the_programs() {
-    let page = std::fs::read_to_string(repository().join("docs/checkpoint.md")).unwrap();
+    let page = page("docs/checkpoint.md");
     for command in ["checkpoint", "restore", "page-server"] {
         let head = format!("| option of `{command}` | meaning |\n|---|---|\n");
         let (_, table) = page.split_once(&head).expect("there is a table of it");
@@ -112,7 +109,7 @@ fn every_key_of_a_checkpoint_and_a_restore_is_explained() {
     let mut made = rewarm(&live, &to);
     live.is_gone();
     let freeze = made["processes"][0]["freeze"].take();
-    documented(&freeze, "README.md", "## Freezing");
+    documented(&freeze, "docs/sleep.md", "## Keys");
     documented(&made, "docs/checkpoint.md", "### Of a checkpoint");
     let from = ["restore", "--from", text(&folder), "--detach", "--json"];
     let restored = rewarm(&live, &from);
@@ -123,50 +120,11 @@ fn every_key_of_a_checkpoint_and_a_restore_is_explained() {
 }
 
 #[test]
-fn the_scripts_it_names_are_there() {
-    let readme = readme();
-    for script in ["scripts/demo", "scripts/test", "scripts/rewarm-python"] {
-        assert!(readme.contains(script), "{script}");
-        assert!(repository().join(script).is_file(), "{script}");
-    }
-    for example in [
-        "examples/podman",
-        "examples/vllm",
-        "examples/transformers",
-        "examples/safetensors",
-        "examples/freeze",
-        "examples/checkpoint",
-        "examples/checkpoint",
-    ] {
-        assert!(readme.contains(&format!("({example})")), "{example}");
-        assert!(
-            repository().join(example).join("README.md").is_file(),
-            "{example}"
-        );
-    }
-}
-
-#[test]
 fn every_key_of_the_report_is_explained() {
     let report = rewarm::control::ProcessReport {
         devices: vec![Default::default()],
         ..Default::default()
     };
-    let readme = readme();
-    let is_inside = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    let words: Vec<_> = readme.split(|letter| !is_inside(letter)).collect();
-    for key in keys(&serde_json::to_value(report).unwrap()) {
-        assert!(words.contains(&key.as_str()), "{key} is not in the README");
-    }
-}
-
-fn keys(value: &serde_json::Value) -> Vec<String> {
-    match value {
-        serde_json::Value::Object(map) => map
-            .iter()
-            .flat_map(|(key, value)| [vec![key.clone()], keys(value)].concat())
-            .collect(),
-        serde_json::Value::Array(items) => items.iter().flat_map(keys).collect(),
-        _ => Vec::new(),
-    }
+    let report = serde_json::to_value(report).unwrap();
+    documented(&report, "docs/status.md", "## The report");
 }
