@@ -9,7 +9,7 @@ use std::thread;
 /// Version of the keys that `--json` prints.
 pub(super) const VERSION: u32 = 1;
 
-/// What `--json` says of one process of several; the README explains it.
+/// What `--json` says of one process of several; docs/sleep.md explains it.
 #[derive(Serialize)]
 pub(super) struct Told<'a, R> {
     /// The process, as seen from here.

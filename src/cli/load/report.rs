@@ -7,7 +7,7 @@ use rewarm::weights::Weights;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What `--json` prints; the README explains it.
+/// What `--json` prints; docs/loading.md explains it.
 #[derive(Serialize)]
 pub(super) struct Report {
     version: u32,

@@ -6,7 +6,7 @@ use super::walk::Skipped;
 use crate::cli::text;
 use serde::Serialize;
 
-/// What `--json` prints; the README explains it. All but times in bytes.
+/// What `--json` prints; docs/loading.md explains it. All but times in bytes.
 #[derive(Serialize)]
 pub(super) struct Report {
     version: u32,

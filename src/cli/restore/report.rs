@@ -48,7 +48,7 @@ impl Steps {
     }
 }
 
-/// What `--json` prints; the README explains it.
+/// What `--json` prints; docs/checkpoint.md explains it.
 #[derive(Serialize)]
 pub(super) struct Report {
     version: u32,

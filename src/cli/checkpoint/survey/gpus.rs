@@ -160,7 +160,7 @@ fn of_report(facts: &Facts, report: &ProcessReport) -> Vec<Problem> {
         problems.push(Problem::of(
             pid,
             format!("has {bytes} bytes of {kind} memory, which the driver cannot checkpoint"),
-            "Start it so that it uses none: see \"What freezing cannot do\" in the README.",
+            "Start it so that it uses none: see \"What freezing cannot do\" in docs/sleep.md.",
         ));
     }
     problems
