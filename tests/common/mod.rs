@@ -14,6 +14,7 @@ pub mod cli;
 pub mod criu;
 pub mod live;
 pub mod plugin;
+pub mod plugins;
 mod run;
 pub mod saved;
 pub mod standin;
