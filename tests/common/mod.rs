@@ -16,6 +16,7 @@ pub mod live;
 pub mod plugin;
 pub mod plugins;
 mod run;
+pub mod runc;
 pub mod saved;
 pub mod standin;
 pub mod weights;
