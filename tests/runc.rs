@@ -75,6 +75,44 @@ fn runc_checkpoints_and_restores_a_program_without_rewarm() {
     }
 }
 
+#[test]
+fn the_example_sets_a_bundle_up_and_undoes_it() {
+    let Some(cuda) = cuda_plugin_or_skip() else {
+        return;
+    };
+    if !runc_or_skip() {
+        return;
+    }
+    let wanted = Wanted {
+        by_example: true,
+        ..Wanted::default()
+    };
+    let mut container = Container::start(&wanted, Some(&cuda));
+    let own = container.file("bundle/rewarm");
+    let before = fs::read(own.join("config.json.before")).expect("it was kept");
+    assert_eq!(container.live.state(), "active");
+    container.checkpoint();
+    let frozen = fs::read_dir(own.join("snapshots")).expect("it was made");
+    assert_eq!(frozen.count(), 1, "its device memory was frozen");
+    container.restore();
+    becomes_active(&container.live);
+    container.live.must("check");
+    pages_came_later(&container);
+
+    let again = container.example("set-up");
+    assert!(cli::stderr(&again).contains("undo the set-up"), "{again:?}");
+    let early = container.example("undo");
+    assert!(cli::stderr(&early).contains("images need"), "{early:?}");
+    fs::remove_dir_all(own.join("snapshots")).expect("it is our folder");
+    fs::create_dir(own.join("snapshots")).expect("it is our folder");
+    let undone = container.example("undo");
+    assert!(undone.status.success(), "{undone:?}");
+    assert!(!own.exists());
+    let after = fs::read(container.file("bundle/config.json"));
+    assert_eq!(after.expect("it is there"), before);
+    container.quit();
+}
+
 /// What this machine's commands do with a container's program.
 #[track_caller]
 fn is_reached(mut container: Container) {

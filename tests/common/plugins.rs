@@ -84,6 +84,22 @@ impl Plugins {
         ]
     }
 
+    /// A folder with all of rewarm, as an installation has it.
+    pub fn install(&self, folder: &Path) {
+        fs::create_dir(folder).expect("it is a fresh folder");
+        for name in ["librewarm.so", "librewarm_core.so"] {
+            fs::copy(libraries().join(name), folder.join(name)).expect("they were built");
+        }
+        let plugin = self.folder().join("rewarm_pages.so");
+        fs::copy(plugin, folder.join("rewarm_pages.so")).expect("it was just made");
+        for (name, program) in [
+            ("rewarm", env!("CARGO_BIN_EXE_rewarm")),
+            ("cuda-checkpoint", env!("CARGO_BIN_EXE_cuda-checkpoint")),
+        ] {
+            symlink(program, folder.join(name)).expect("it is a fresh folder");
+        }
+    }
+
     /// Puts a script in the place of `rewarm`, which is `$rewarm` in it.
     pub fn instead_of_rewarm(&self, script: &str) {
         use std::os::unix::fs::PermissionsExt;

@@ -4,7 +4,7 @@
 use super::cli::text;
 use super::live::Live;
 use super::plugins::Plugins;
-use super::{Link, Scratch, app, criu, libraries, target};
+use super::{Link, Scratch, app, criu, libraries, repository, target};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
@@ -35,6 +35,8 @@ pub struct Wanted<'a> {
     pub rewarmed: bool,
     /// Where its control socket is, otherwise where it is by itself.
     pub run_dir: Option<&'a str>,
+    /// Whether its bundle is one without rewarm, which `examples/runc` sets up.
+    pub by_example: bool,
     /// Host's user that its root is, in a user namespace of its own.
     pub root_is: Option<u32>,
 }
@@ -69,6 +71,11 @@ impl Container {
         let config = config(&scratch, wanted);
         let file = scratch.file("bundle/config.json");
         fs::write(file, config.to_string()).expect("it is our folder");
+        if wanted.by_example {
+            plugins.install(&scratch.file("opt"));
+            let output = example("set-up", scratch.path(), cuda);
+            assert!(output.status.success(), "{output:?}");
+        }
         let options = format!("libdir {}\nfile-locks\n", text(&plugins.folder()));
         fs::write(scratch.file("criu.conf"), options).expect("it is our folder");
         // Absolute, as in many images.
@@ -105,6 +112,11 @@ impl Container {
         assert!(status.success(), "{status}");
     }
 
+    /// `examples/runc/rewarm-bundle` of its bundle.
+    pub fn example(&self, action: &str) -> Output {
+        example(action, self.live.scratch(), None)
+    }
+
     /// A file of what belongs to it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.live.scratch().join(name)
@@ -131,6 +143,18 @@ impl Container {
         self.runtime.must("restore", &options);
         self.live.is_back_as(self.runtime.pid());
     }
+}
+
+fn example(action: &str, folder: &Path, cuda: Option<&Path>) -> Output {
+    let mut command = Command::new(repository().join("examples/runc/rewarm-bundle"));
+    command.envs(cuda.map(|plugin| ("CUDA_PLUGIN", plugin)));
+    command
+        .arg(action)
+        .arg(folder.join("bundle"))
+        .env("REWARM_FOLDER", folder.join("opt"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it can be started")
 }
 
 impl Drop for Runtime {
@@ -226,6 +250,10 @@ fn config(scratch: &Scratch, wanted: &Wanted) -> Value {
         linux["gidMappings"] = mapping;
     }
     linux["namespaces"] = json!(namespaces);
+    let annotations = match wanted.by_example {
+        true => json!({}),
+        false => json!({ "org.criu.config": format!("{folder}/criu.conf") }),
+    };
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -239,7 +267,7 @@ fn config(scratch: &Scratch, wanted: &Wanted) -> Value {
         "hostname": "box",
         "mounts": mounts(scratch),
         "linux": linux,
-        "annotations": { "org.criu.config": format!("{folder}/criu.conf") },
+        "annotations": annotations,
     })
 }
 
