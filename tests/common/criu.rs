@@ -2,6 +2,7 @@
 //! would.
 
 use super::cli::text;
+use super::plugins::Plugins;
 use super::{run, target};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -101,7 +102,7 @@ fn said(command: &mut Command) -> Result<String, String> {
 pub fn dump(pid: u32, images: &Path, options: &[&str]) -> Result<(), String> {
     let pid = pid.to_string();
     std::fs::create_dir_all(images).expect("the scratch folder is writable");
-    criu("dump", images, &[&["--tree", &pid], options].concat())
+    act("dump", images, &[&["--tree", &pid], options].concat(), None)
 }
 
 /// Restores them. They become children of this process (see [`adopt`]).
@@ -110,11 +111,8 @@ pub fn dump(pid: u32, images: &Path, options: &[&str]) -> Result<(), String> {
 /// The last lines of CRIU's log.
 pub fn restore(images: &Path, options: &[&str]) -> Result<(), String> {
     adopt();
-    criu(
-        "restore",
-        images,
-        &[&["--restore-detached"], options].concat(),
-    )
+    let options = [&["--restore-detached"], options].concat();
+    act("restore", images, &options, None)
 }
 
 /// Has processes whose parents end become children of this one.
@@ -156,13 +154,27 @@ pub fn gone(pids: &[u32]) {
     }
 }
 
-fn criu(action: &str, images: &Path, options: &[&str]) -> Result<(), String> {
+/// `criu dump` or `criu restore`, with plugins or without.
+///
+/// # Errors
+/// The last lines of CRIU's log.
+pub fn act(
+    action: &str,
+    images: &Path,
+    options: &[&str],
+    plugins: Option<&Plugins>,
+) -> Result<(), String> {
     let criu = can_checkpoint().expect("who has no CRIU skips");
     let log = format!("{action}.log");
-    let output = Command::new("timeout")
+    let mut command = Command::new("timeout");
+    // Without plugins, the tests do what they want done themselves.
+    let folder = plugins.map_or(images.to_owned(), Plugins::folder);
+    if let Some(plugins) = plugins {
+        command.envs(plugins.environment());
+    }
+    let output = command
         .args([LONGEST, text(criu), action, "--images-dir", text(images)])
-        // No plugins: the tests do what they want done themselves.
-        .args(["--libdir", text(images), "-v4", "--log-file", &log])
+        .args(["--libdir", text(&folder), "-v4", "--log-file", &log])
         .args(options)
         .stdin(Stdio::null())
         .output()

@@ -61,6 +61,26 @@ impl Live {
         live
     }
 
+    /// A program that a container's runtime starts, which tells its process: it speaks
+    /// by the named pipes `input` and `output` of the folder. It has to become a child
+    /// of this process (see [`super::criu::adopt`]).
+    pub fn of_runtime(scratch: Scratch, start: impl FnOnce() -> u32) -> Live {
+        let (stdin, input) = run::named_pipe(&scratch.file("input"));
+        let (output, stdout) = run::named_pipe(&scratch.file("output"));
+        let live = Live {
+            pid: start(),
+            ended: None,
+            input,
+            lines: lines(move || output),
+            scratch,
+            shown: "a container".into(),
+        };
+        let ready = live.answer();
+        assert!(ready.starts_with("ready "), "{ready}\n{}", live.shown);
+        drop((stdin, stdout));
+        live
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -330,6 +350,13 @@ impl Live {
         // Before it may answer: without somebody who reads, writing ends it.
         let output = File::open(self.scratch.file("output")).expect("the pipe is there");
         self.lines = lines(move || output);
+    }
+
+    /// The same where it has another process id now.
+    #[track_caller]
+    pub fn is_back_as(&mut self, pid: u32) {
+        self.pid = pid;
+        self.is_back();
     }
 
     /// Lets it free all and end.

@@ -440,7 +440,7 @@ pub(super) fn close_the_rest_at_exec() -> io::Result<()> {
 }
 
 /// A new named pipe: the end to read from, and the one to write to.
-fn named_pipe(path: &Path) -> (File, File) {
+pub(super) fn named_pipe(path: &Path) -> (File, File) {
     let name = CString::new(path.as_os_str().as_bytes()).expect("it has no zero byte");
     // SAFETY: a string that ends.
     let failed = unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0;
