@@ -34,10 +34,22 @@ enum Program {
 impl Program {
     fn definition(self) -> Command {
         match self {
-            Program::Rewarm => Cli::command(),
+            Program::Rewarm => shown(&Cli::command())
+                .version(env!("CARGO_PKG_VERSION"))
+                .propagate_version(true),
             Program::CudaCheckpoint => cuda_checkpoint::definition(),
         }
     }
+}
+
+/// The command without what is not for people, which shells would offer.
+fn shown(command: &Command) -> Command {
+    let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let subcommands = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+    Command::new(command.get_name().to_owned())
+        .about(command.get_about().cloned().unwrap_or_default())
+        .args(arguments.cloned())
+        .subcommands(subcommands.map(shown))
 }
 
 pub(super) fn run(args: &CompletionsArgs) -> Result<ExitCode> {
