@@ -13,6 +13,7 @@ mod apps;
 pub mod cli;
 pub mod criu;
 pub mod live;
+pub mod packages;
 pub mod plugin;
 mod run;
 pub mod saved;
