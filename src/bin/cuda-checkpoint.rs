@@ -13,6 +13,8 @@
 
 #[path = "cuda-checkpoint/arguments.rs"]
 mod arguments;
+#[path = "cuda-checkpoint/definition.rs"]
+mod definition;
 #[path = "cuda-checkpoint/freezing.rs"]
 mod freezing;
 #[path = "cuda-checkpoint/steps.rs"]

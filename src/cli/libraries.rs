@@ -30,8 +30,19 @@ impl Missing {
             .collect();
         let looked = folders.join(" and ");
         format!(
-            "Looked in {looked}: build them with scripts/build, or name their folder in {LIB_DIR}"
+            "Looked in {looked}: install them from rewarm's source with scripts/install{}, \
+             or name their folder in {LIB_DIR}",
+            self.prefix()
         )
+    }
+
+    /// The options of `scripts/install` that put them where they were looked for.
+    fn prefix(&self) -> String {
+        let installed = self.0.iter().find_map(|folder| {
+            let prefix = folder.to_str()?.strip_suffix("/lib/rewarm")?;
+            Some(format!(" --libraries --prefix {prefix}"))
+        });
+        installed.unwrap_or_default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod checkpoint;
+mod completions;
 mod cuda;
 mod doctor;
 mod flags;
@@ -9,6 +10,7 @@ mod freeze;
 mod hook;
 mod libraries;
 mod load;
+mod manual;
 mod page_server;
 mod prefetch;
 mod progress;
@@ -68,6 +70,9 @@ enum Command {
     #[command(name = SERVE, hide = true)]
     ServePages,
     Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(manual::ManArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -88,6 +93,8 @@ pub(crate) fn main() -> ExitCode {
         Command::PageServer(args) => page_server::run(&args),
         Command::ServePages => page_server::serve_pages(),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => manual::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("rewarm: {}", text::printable(&with_causes(&error)));

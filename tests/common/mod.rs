@@ -14,6 +14,7 @@ pub mod cli;
 pub mod criu;
 pub mod live;
 pub mod pages;
+pub mod packages;
 pub mod plugin;
 pub mod plugins;
 mod run;

@@ -1,7 +1,8 @@
 //! What is asked for, and the help.
 
+use super::definition::definition;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 use rewarm::driver::Uuid;
 use std::ffi::OsString;
 use std::time::Duration;
@@ -156,42 +157,14 @@ fn first_line(error: &clap::Error) -> String {
 }
 
 fn command() -> Command {
-    let operation = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let pid = value_parser!(u32).range(1..=i64::from(i32::MAX));
-    Command::new("cuda-checkpoint")
+    definition()
         .override_help(HELP)
         .infer_long_args(true)
-        .arg(operation("get-state"))
-        .arg(operation("get-restore-tid"))
-        .arg(operation("toggle"))
-        .arg(
-            Arg::new("action")
-                .long("action")
-                .value_parser(Action::parse),
-        )
-        .group(
-            ArgGroup::new("operation")
-                .args(["get-state", "get-restore-tid", "toggle", "action"])
-                .required(true),
-        )
-        .arg(
-            Arg::new("pid")
-                .long("pid")
-                .short('p')
-                .required(true)
-                .value_parser(pid),
-        )
-        .arg(
-            Arg::new("timeout")
-                .long("timeout")
-                .short('t')
-                .value_parser(value_parser!(u32)),
-        )
-        .arg(
-            Arg::new("device-map")
-                .long("device-map")
-                .value_parser(device_map),
-        )
+        .mut_arg("action", |action| action.value_parser(Action::parse))
+        .mut_arg("pid", |number| number.value_parser(pid))
+        .mut_arg("timeout", |time| time.value_parser(value_parser!(u32)))
+        .mut_arg("device-map", |map| map.value_parser(device_map))
 }
 
 fn operation(matches: &ArgMatches) -> Operation {
