@@ -121,7 +121,7 @@ impl<'a> Summing<'a> {
 
     fn add_shared(&mut self, id: u64, set: &Set, runs: &PageRuns) {
         // The kernel names shared memory of no file so.
-        let is_named = |name: &&Box<[u8]>| ***name != b"/dev/zero";
+        let is_named = |name: &&Box<[u8]>| ***name != *b"/dev/zero";
         let memfd = set.memfds.get(&id).filter(is_named);
         let kind = match memfd {
             Some(_) => MappingKind::Memfd,
