@@ -15,6 +15,7 @@ use common::{Link, Scratch, app, number, until};
 use rewarm::inspect::{Folder, Options, inspect_stream};
 use serde_json::Value;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -86,7 +87,7 @@ fn memory_is_told_by_mapping() {
         (&"memory, anonymous".into(), 40 * MIB)
     );
     assert!(
-        largest["name"].as_str().unwrap().contains(" kinds: 0x"),
+        largest["name"].as_str().unwrap().contains(" kinds"),
         "{largest}"
     );
     let files = &found["memory"]["mapped_files"];
@@ -401,9 +402,9 @@ fn memory_is_bounded_whatever_comes() {
     ]
     .concat();
     let bomb = with(|tar| {
-        let bytes = 300 << 20;
+        let bytes = 256 << 20;
         let header = header("checkpoint/pages-3.img", EntryType::Regular, bytes);
-        tar.append(&header, std::io::repeat(0)).unwrap_or_default();
+        tar.append(&header, std::io::repeat(0).take(bytes)).unwrap();
     });
     let many_entries = with(|tar| {
         for number in 0..100_000 {
@@ -425,7 +426,9 @@ fn memory_is_bounded_whatever_comes() {
         zstd(&bomb),
         many_entries,
     ];
+    eprintln!("TIME made");
     for (number, bytes) in cases.iter().enumerate() {
+        let began = std::time::Instant::now();
         let path = scratch.file("archive");
         fs::write(&path, bytes).unwrap();
         let mut command = rewarm(&["inspect", "--json", text(&path)]);
@@ -440,6 +443,7 @@ fn memory_is_bounded_whatever_comes() {
             String::from_utf8_lossy(&output.stderr)
         );
         report(&output);
+        eprintln!("TIME {number} {:?}", began.elapsed());
     }
 }
 

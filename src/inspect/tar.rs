@@ -249,8 +249,12 @@ pub(super) struct Content<'a, S> {
 impl<S: Source> Read for Content<'_, S> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let most = (to.len() as u64).min(self.of.left) as usize;
+        // zstd takes being asked for nothing for an error.
+        if most == 0 {
+            return Ok(0);
+        }
         let bytes = self.of.from.read(&mut to[..most])?;
-        if bytes == 0 && most > 0 {
+        if bytes == 0 {
             let text = "the archive ends in the middle of an entry";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }

@@ -13,9 +13,10 @@
 
 enum { MIB = 1 << 20 };
 
+// Behind it is a page of nothing: the kernel joins what lies at each other.
 static char *map(size_t bytes, int flags, int fd) {
-    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-    if (at == MAP_FAILED)
+    char *at = mmap(NULL, bytes + 4096, PROT_NONE, flags, fd, 0);
+    if (at == MAP_FAILED || mprotect(at, bytes, PROT_READ | PROT_WRITE))
         abort();
     return at;
 }
@@ -32,7 +33,7 @@ int main(int argc, char **argv) {
         return 2;
     // 40 MiB of weights, 4 MiB of zeros that were written, 4 MiB of the same page.
     fill(map(40 * MIB, MAP_PRIVATE | MAP_ANONYMOUS, -1), 40 * MIB, 1);
-    memset(map(4 * MIB, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1), 0, 4 * MIB);
+    memset(map(4 * MIB, MAP_PRIVATE | MAP_ANONYMOUS, -1), 0, 4 * MIB);
     memset(map(4 * MIB, MAP_PRIVATE | MAP_ANONYMOUS, -1), 7, 4 * MIB);
     fill(map(3 * MIB, MAP_SHARED | MAP_ANONYMOUS, -1), 3 * MIB, 2);
     int memfd = memfd_create("scratch", 0);
