@@ -2,6 +2,7 @@
 import os
 import statistics
 
+import inspecting
 import loading
 import storage
 from report import at_least, row, skipped
@@ -136,4 +137,5 @@ GROUPS = {
     "tmpfs": (pages_tmpfs, 50, 15),
     "cold": (pages_cold, 120, 40),
     "slow": (pages_slow, 60, 30),
+    "inspect": (inspecting.inspect, 60, 10),
 }

@@ -14,6 +14,8 @@ pub mod criu;
 mod descriptors;
 pub mod digest;
 pub mod driver;
+#[cfg(feature = "cli")]
+pub mod inspect;
 pub mod lanes;
 pub mod pages;
 #[cfg(feature = "cli")]

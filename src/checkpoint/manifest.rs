@@ -187,15 +187,24 @@ impl Manifest {
         let mut text = Vec::new();
         let read = file.take(MOST_BYTES).read_to_end(&mut text);
         read.map_err(CheckpointError::io(&path, "read it"))?;
-        let manifest: Manifest = SEAL.read(&text).map_err(|broken| match broken {
-            Broken::Damaged(how) => damaged(how),
-            Broken::Format(format) => CheckpointError::Format {
-                path: path.clone(),
-                format,
-            },
-        })?;
-        manifest.check().map_err(damaged)?;
-        Ok(manifest)
+        Manifest::parse(&path, &text)
+    }
+
+    /// Understands a manifest that was read whole; the path is for messages.
+    ///
+    /// # Errors
+    /// If it is not as it was written.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Manifest, CheckpointError> {
+        let path = path.to_owned();
+        let manifest: Manifest = match SEAL.read(text) {
+            Ok(manifest) => manifest,
+            Err(Broken::Damaged(how)) => return Err(CheckpointError::Damaged { path, how }),
+            Err(Broken::Format(format)) => return Err(CheckpointError::Format { path, format }),
+        };
+        match manifest.check() {
+            Ok(()) => Ok(manifest),
+            Err(how) => Err(CheckpointError::Damaged { path, how }),
+        }
     }
 
     /// Writes it into the folder and brings it to safety.

@@ -8,6 +8,7 @@ mod flags;
 mod fleet;
 mod freeze;
 mod hook;
+mod inspect;
 mod libraries;
 mod load;
 mod manual;
@@ -67,6 +68,7 @@ enum Command {
     CheckpointGuardian(checkpoint::GuardianArgs),
     Restore(restore::RestoreArgs),
     PageServer(page_server::PageServerArgs),
+    Inspect(inspect::InspectArgs),
     #[command(name = SERVE, hide = true)]
     ServePages,
     Doctor(doctor::DoctorArgs),
@@ -90,6 +92,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::CheckpointGuardian(args) => checkpoint::run_guardian(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::PageServer(args) => page_server::run(&args),
         Command::ServePages => page_server::serve_pages(),
         Command::Doctor(args) => doctor::run(&args),

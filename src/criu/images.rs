@@ -4,13 +4,17 @@
 //! entries: a length of 32 bits, and a protobuf message of that length
 //! (`images/pagemap.proto`). Whoever wrote the files, nothing in them is believed.
 
+mod facts;
 mod mm;
 mod pagemap;
 mod protobuf;
+mod stats;
 mod timers;
 
-pub use mm::read_wiped;
-pub use pagemap::{Extent, Pagemap, read_pagemap};
+pub use facts::{check_frames, command_name, file_names, memfd_names};
+pub use mm::{Mapping, MappingKind, Mappings, mappings, read_wiped};
+pub use pagemap::{Extent, Pagemap, Run, read_pagemap, runs};
+pub use stats::{DumpStats, RestoreStats, Stats, stats};
 pub use timers::rearm_timers;
 
 use std::fs::{File, OpenOptions};
@@ -85,10 +89,12 @@ impl ImageError {
 }
 
 /// The entries of an image, one after another.
-struct Entries {
+struct Entries<R = BufReader<File>> {
     path: PathBuf,
-    file: BufReader<File>,
+    file: R,
     next: u64,
+    /// Most bytes of one entry.
+    longest: u32,
 }
 
 impl Entries {
@@ -109,20 +115,38 @@ impl Entries {
         if metadata.len() > LONGEST_IMAGE {
             return Err(ImageError::new(path, ImageReason::TooLong(metadata.len())));
         }
-        let mut entries = Entries {
-            path: path.to_owned(),
-            file: BufReader::new(file),
-            next: 0,
-        };
-        let (common, kind) = match (entries.word(), entries.word()) {
-            (Ok(Some(common)), Ok(Some(kind))) => (common, kind),
-            (Err(reason), _) | (_, Err(reason)) => return Err(ImageError::new(path, reason)),
-            _ => return Err(ImageError::new(path, ImageReason::Cut)),
-        };
-        if (common, kind) != (COMMON, magic) {
-            return Err(ImageError::new(path, ImageReason::Magic(common, kind)));
+        Entries::begin(path, BufReader::new(file), (COMMON, magic), LONGEST_ENTRY)
+    }
+}
+
+impl<R: Read> Entries<R> {
+    /// The entries of an image that comes from anywhere; the path is for messages.
+    fn begin(
+        path: &Path,
+        file: R,
+        magic: (u32, u32),
+        longest: u32,
+    ) -> Result<Entries<R>, ImageError> {
+        let (entries, found) = Entries::any(path, file, longest)?;
+        if found != magic {
+            return Err(ImageError::new(path, ImageReason::Magic(found.0, found.1)));
         }
         Ok(entries)
+    }
+
+    /// The same of any kind, and its two magic numbers.
+    fn any(path: &Path, file: R, longest: u32) -> Result<(Entries<R>, (u32, u32)), ImageError> {
+        let mut entries = Entries {
+            path: path.to_owned(),
+            file,
+            next: 0,
+            longest,
+        };
+        match (entries.word(), entries.word()) {
+            (Ok(Some(common)), Ok(Some(kind))) => Ok((entries, (common, kind))),
+            (Err(reason), _) | (_, Err(reason)) => Err(ImageError::new(path, reason)),
+            _ => Err(ImageError::new(path, ImageReason::Cut)),
+        }
     }
 
     /// The next entry's message; `None` behind the last.
@@ -133,18 +157,33 @@ impl Entries {
         Ok(message)
     }
 
+    /// Goes past an entry of which the length was read already.
+    fn skip(&mut self, bytes: u32) -> Result<(), ImageError> {
+        let skipped = self.message(bytes);
+        skipped.map_err(|reason| self.wrong(reason))?;
+        self.next += 1;
+        Ok(())
+    }
+
     fn read_next(&mut self) -> Result<Option<Vec<u8>>, ImageReason> {
-        let Some(bytes) = self.word()? else {
-            return Ok(None);
-        };
-        if bytes > LONGEST_ENTRY {
+        match self.word()? {
+            Some(bytes) => self.message(bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn message(&mut self, bytes: u32) -> Result<Vec<u8>, ImageReason> {
+        if bytes > self.longest {
             return Err(ImageReason::TooLong(bytes.into()));
         }
-        let mut message = vec![0; bytes as usize];
-        match self.file.read_exact(&mut message) {
-            Ok(()) => Ok(Some(message)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(ImageReason::Cut),
-            Err(error) => Err(error.into()),
+        // As long as what is there: a length can lie.
+        let mut message = Vec::new();
+        (&mut self.file)
+            .take(bytes.into())
+            .read_to_end(&mut message)?;
+        match message.len() == bytes as usize {
+            true => Ok(message),
+            false => Err(ImageReason::Cut),
         }
     }
 

@@ -189,7 +189,11 @@ impl Manifest {
     }
 
     /// Understands a whole file.
-    pub(super) fn parse(text: &[u8]) -> Result<Manifest, Cause> {
+    ///
+    /// # Errors
+    /// If it is not as it was written ([`Cause::Damaged`]), or by a later version
+    /// ([`Cause::Format`]).
+    pub fn parse(text: &[u8]) -> Result<Manifest, Cause> {
         let manifest: Manifest = SEAL.read(text).map_err(|broken| match broken {
             Broken::Damaged(how) => Cause::Damaged(how),
             Broken::Format(format) => Cause::Format(format),

@@ -1,6 +1,7 @@
 //! `pagemap-PID.img`: which pages of a process are where in `pages-N.img`.
 
-use super::{Entries, ImageError, ImageReason, PAGE, protobuf};
+use super::{COMMON, Entries, ImageError, ImageReason, PAGE, protobuf};
+use std::io::Read;
 use std::path::Path;
 
 /// `PAGEMAP_MAGIC`.
@@ -23,6 +24,21 @@ pub struct Extent {
     pub bytes: u64,
     /// Where in the file of pages the first is, in bytes.
     pub offset: u64,
+}
+
+/// Pages that lie one behind another in memory, as an entry has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Address of the first, or its place in the shared memory, in bytes.
+    pub address: u64,
+    /// Their length in bytes, a multiple of [`PAGE`] and not 0.
+    pub bytes: u64,
+    /// Whether the file of pages has them.
+    pub is_present: bool,
+    /// Whether a page server may bring them after the restore.
+    pub is_lazy: bool,
+    /// Whether they are in the images of an earlier dump.
+    pub in_parent: bool,
 }
 
 /// What a `pagemap` image says.
@@ -51,19 +67,51 @@ impl Pagemap {
 /// at.
 pub fn read_pagemap(path: &Path) -> Result<Pagemap, ImageError> {
     let mut entries = Entries::open(path, MAGIC)?;
-    let Some(head) = entries.next()? else {
-        return Err(ImageError::new(path, ImageReason::Cut));
-    };
-    let pages_id = pages_id(&head).map_err(|reason| entries.was_wrong(reason))?;
+    let pages_id = head(&mut entries)?;
     let mut pagemap = Pagemap {
         pages_id,
         ..Pagemap::default()
     };
+    each_run(&mut entries, |run| add(&mut pagemap, run))?;
+    Ok(pagemap)
+}
+
+/// Reads a `pagemap` image of a process or of shared memory from anywhere, whatever
+/// is to become of its pages; the path is for messages. Returns the `N` of its
+/// `pages-N.img`, after `each` was given its runs in ascending order of addresses.
+///
+/// # Errors
+/// If it cannot be read, or says what cannot be, or `each` fails.
+pub fn runs(
+    path: &Path,
+    from: impl Read,
+    each: impl FnMut(Run) -> Result<(), ImageReason>,
+) -> Result<u32, ImageError> {
+    /// The longest has seven numbers.
+    const LONGEST: u32 = 4096;
+    let mut entries = Entries::begin(path, from, (COMMON, MAGIC), LONGEST)?;
+    let pages_id = head(&mut entries)?;
+    each_run(&mut entries, each)?;
+    Ok(pages_id)
+}
+
+fn head<R: Read>(entries: &mut Entries<R>) -> Result<u32, ImageError> {
+    let Some(head) = entries.next()? else {
+        return Err(ImageError::new(&entries.path, ImageReason::Cut));
+    };
+    pages_id(&head).map_err(|reason| entries.was_wrong(reason))
+}
+
+fn each_run<R: Read>(
+    entries: &mut Entries<R>,
+    mut each: impl FnMut(Run) -> Result<(), ImageReason>,
+) -> Result<(), ImageError> {
     let mut free_from = 0;
     while let Some(message) = entries.next()? {
-        add(&mut pagemap, &mut free_from, &message).map_err(|reason| entries.was_wrong(reason))?;
+        let run = run(&mut free_from, &message).and_then(&mut each);
+        run.map_err(|reason| entries.was_wrong(reason))?;
     }
-    Ok(pagemap)
+    Ok(())
 }
 
 fn pages_id(head: &[u8]) -> Result<u32, ImageReason> {
@@ -77,8 +125,8 @@ fn pages_id(head: &[u8]) -> Result<u32, ImageReason> {
     u32::try_from(id).map_err(|_| ImageReason::Impossible(format!("a file of pages {id}")))
 }
 
-/// Adds an entry, of which all bytes lie at `free_from` or above.
-fn add(pagemap: &mut Pagemap, free_from: &mut u64, message: &[u8]) -> Result<(), ImageReason> {
+/// Reads an entry, of which all bytes lie at `free_from` or above.
+fn run(free_from: &mut u64, message: &[u8]) -> Result<Run, ImageReason> {
     let entry = Entry::parse(message)?;
     let impossible = |what: String| Err(ImageReason::Impossible(what));
     let address = entry.address;
@@ -98,21 +146,33 @@ fn add(pagemap: &mut Pagemap, free_from: &mut u64, message: &[u8]) -> Result<(),
         let flags = entry.flags;
         return impossible(format!("flags {flags:#x}: this CRIU is newer than rewarm"));
     }
-    if entry.flags & PRESENT == 0 {
-        return match entry.flags & LAZY {
-            0 => Ok(()),
-            _ => impossible("its pages were never written: a dump with --lazy-pages".into()),
+    Ok(Run {
+        address,
+        bytes,
+        is_present: entry.flags & PRESENT != 0,
+        is_lazy: entry.flags & LAZY != 0,
+        in_parent: entry.flags & PARENT != 0,
+    })
+}
+
+fn add(pagemap: &mut Pagemap, run: Run) -> Result<(), ImageReason> {
+    if !run.is_present {
+        return match run.is_lazy {
+            false => Ok(()),
+            true => Err(ImageReason::Impossible(
+                "its pages were never written: a dump with --lazy-pages".into(),
+            )),
         };
     }
-    if entry.flags & LAZY != 0 {
+    if run.is_lazy {
         pagemap.lazy.push(Extent {
-            address,
-            bytes,
+            address: run.address,
+            bytes: run.bytes,
             offset: pagemap.file_bytes,
         });
     }
     // All entries together are within the address space.
-    pagemap.file_bytes += bytes;
+    pagemap.file_bytes += run.bytes;
     Ok(())
 }
 
