@@ -1,6 +1,7 @@
 """report.html: the results of cold starts as a page of its own. It asks for nothing from elsewhere and runs nothing."""
 import html
 import math
+import re
 
 from coldstyle import COLOURS, STYLE
 from figures import LEAST
@@ -8,10 +9,20 @@ from figures import LEAST
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 COLUMNS = (("mean", "mean"), ("sd", "SD"), ("min", "min"), ("p50", "P50"), ("p95", "P95"), ("p99", "P99"), ("max", "max"))
 
+# A second chart is drawn where rewarm's longest run is a smaller share of the longest of all.
+CLOSER = 0.4
+PRELOADED = {"plain": "The program runs without the library.", "rewarm": "The library is preloaded.",
+             "prewarm": "The library is preloaded (CRIU_CUDA_CONTEXT_POOL=1).", "freezable": "The library is preloaded (REWARM_FREEZABLE=1)."}
+
 
 def text(value):
     """Any value as text of the page: what programs and machines say is never markup."""
     return html.escape(str(value), quote=True)
+
+
+def prose(value):
+    """The same with what stands between backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", text(value))
 
 
 def seconds(value):
@@ -63,38 +74,74 @@ def ticks(most):
 
 
 def chart(data):
-    times = [run["seconds"] for run in data["runs"] if run["seconds"] is not None]
-    marks = ticks(max(times, default=0))
-    rows = "\n".join(bar_row(data, one, marks) for one in data["variants"])
+    """All variants on one scale, and those of rewarm once more where that scale leaves nothing of them to see."""
+    found = drawn(data, data["variants"], "Time until the first reply", "chart",
+                  "Bars: mean of the runs that count, by component. Dots: single runs; rings: runs that were marked and do not count.")
+    close = [one for one in data["variants"] if one["way"] == "rewarm"]
+    if longest(data, close) < CLOSER * longest(data, data["variants"]):
+        found += drawn(data, close, "The same, restores by rewarm alone", "closer", "On a scale of their own.")
+    return found
+
+
+def longest(data, entries):
+    names = {one["name"] for one in entries}
+    return max((run["seconds"] for run in data["runs"] if run["variant"] in names and run["seconds"] is not None), default=0)
+
+
+def drawn(data, entries, title, name, words):
+    marks = ticks(longest(data, entries))
+    rows = "\n".join(bar_row(data, one, marks) for one in entries)
     labels = "".join(f"<span style=\"left:{at / marks[-1]:.4%}\">{at:g}{' s' if at == marks[-1] else ''}</span>" for at in marks)
-    return ("<section aria-labelledby=\"chart\"><h2 id=\"chart\">Time until the first reply</h2>"
-            "<p class=\"soft\">Bars: mean of the runs that count, by component. Dots: single runs; rings: runs that were marked and do not count.</p>"
-            f"{legend(data)}{rows}<div class=\"axis\" aria-hidden=\"true\"><div>{labels}</div></div></section>")
+    return (f"<section class=\"chart\" aria-labelledby=\"{name}\"><h2 id=\"{name}\">{title}</h2><p class=\"soft\">{words}</p>"
+            f"{legend(data, entries)}{rows}<div class=\"axis\" aria-hidden=\"true\"><div>{labels}</div></div></section>")
 
 
-def legend(data):
-    used = {part["name"] for one in data["variants"] for part in one["parts"]}
+def legend(data, entries):
+    used = {part["name"] for one in entries for part in one["parts"]}
     items = "".join(f"<li><i style=\"background:var(--c{at % len(COLOURS)})\"></i>{text(one['label'])}</li>"
                     for at, one in enumerate(data["components"]) if one["name"] in used)
     return f"<ul class=\"legend\" aria-label=\"Components\">{items}</ul>"
 
 
 def bar_row(data, one, marks):
-    name = f"<div><b>{text(one['label'])}</b>" + (f"<small>off: {text(one['switched_off'])}</small>" if one["switched_off"] else "") + "</div>"
+    name = f"<div><b>{text(one['label'])}</b><small>{text(one['what'])}</small></div>"
     found = one["seconds"]
-    if not found:
-        return f"<div class=\"row\">{name}<div class=\"none\">{text(one['not_run'] or one['none'])}</div></div>"
-    sd = "" if found["sd"] is None else f"<small>± {seconds(found['sd'])}</small>"
-    return (f"<div class=\"row\">{name}{bar(data, one, marks)}"
-            f"<div class=\"value\" data-variant=\"{text(one['name'])}\" data-value=\"{float(found['mean'])!r}\">{seconds(found['mean'])} s{sd}</div></div>")
+    if found:
+        sd = "" if found["sd"] is None else f"<small>± {seconds(found['sd'])}</small>"
+        value = (f"<div class=\"value\" data-variant=\"{text(one['name'])}\" data-value=\"{float(found['mean'])!r}\">"
+                 f"{seconds(found['mean'])} s{sd}</div>")
+        return f"<div class=\"row\">{name}{bar(data, one, marks)}{value}</div>"
+    reason = f"<div class=\"none\">{text(one['not_run'] or one['none'])}</div>"
+    picture = bar(data, one, marks) if any(run["seconds"] is not None for run in runs_of(data, one)) else ""
+    return f"<div class=\"row\">{name}{picture}{reason}</div>"
+
+
+def runs_of(data, one):
+    return [run for run in data["runs"] if run["variant"] == one["name"]]
 
 
 def bar(data, one, marks):
     """A stacked bar with the single runs below it. Places are shares of the width, so it fits any screen."""
-    whole = marks[-1]
+    whole, found = marks[-1], one["seconds"]
     pieces = [f"<line class=\"grid\" x1=\"{at / whole:.4%}\" x2=\"{at / whole:.4%}\" y1=\"0\" y2=\"46\"/>" for at in marks]
+    stack, said = stacked(data, one, whole)
+    pieces += stack
+    aria = f"{one['label']}: no figure, {one['none']}"
+    if found:
+        pieces.append(f"<line class=\"range\" x1=\"{float(found['min']) / whole:.4%}\" x2=\"{float(found['max']) / whole:.4%}\" y1=\"37\" y2=\"37\"/>")
+        aria = f"{one['label']}: mean {seconds(found['mean'])} s of {found['n']} runs: {', '.join(said)}"
+    for run in runs_of(data, one):
+        if run["seconds"] is not None:
+            kind = "counted" if run["counted"] else "marked"
+            pieces.append(f"<circle class=\"{kind}\" cx=\"{float(run['seconds']) / whole:.4%}\" cy=\"37\" r=\"3.5\">"
+                          f"<title>iteration {text(run['iteration'])}, {kind}: {seconds(run['seconds'])} s</title></circle>")
+    return f"<svg class=\"bar\" role=\"img\" aria-label=\"{text(aria)}\">{''.join(pieces)}</svg>"
+
+
+def stacked(data, one, whole):
+    """The bar's pieces, and what they say in words."""
     order = {component["name"]: (at, component["label"]) for at, component in enumerate(data["components"])}
-    begin, said = 0.0, []
+    pieces, said, begin = [], [], 0.0
     for part in one["parts"]:
         at, label = order[part["name"]]
         value = float(part["mean"])
@@ -103,22 +150,14 @@ def bar(data, one, marks):
                       f"<title>{text(label)}: {seconds(value)} s</title></rect>")
         said.append(f"{label} {seconds(value)} s")
         begin += value
-    found = one["seconds"]
-    pieces.append(f"<line class=\"range\" x1=\"{float(found['min']) / whole:.4%}\" x2=\"{float(found['max']) / whole:.4%}\" y1=\"37\" y2=\"37\"/>")
-    for run in data["runs"]:
-        if run["variant"] == one["name"] and run["seconds"] is not None:
-            kind = "counted" if run["counted"] else "marked"
-            pieces.append(f"<circle class=\"{kind}\" cx=\"{float(run['seconds']) / whole:.4%}\" cy=\"37\" r=\"3.5\">"
-                          f"<title>iteration {text(run['iteration'])}, {kind}: {seconds(run['seconds'])} s</title></circle>")
-    aria = f"{one['label']}: mean {seconds(found['mean'])} s of {found['n']} runs: {', '.join(said)}"
-    return f"<svg class=\"bar\" role=\"img\" aria-label=\"{text(aria)}\">{''.join(pieces)}</svg>"
+    return pieces, said
 
 
 # ---------------------------------------------------------------- the tables
 
 def table(label, head, lines):
     """Each line: the row's name, then (text, class) cells, or one cell over all. Roles are said: on narrow screens it is a list."""
-    top = "".join(f"<th scope=\"col\" role=\"columnheader\">{text(one)}</th>" for one in head)
+    top = "".join(f"<th scope=\"col\" role=\"columnheader\"{' class=text' if one.startswith('why') else ''}>{text(one)}</th>" for one in head)
     body = []
     for name, cells in lines:
         if len(cells) == 1:
@@ -174,21 +213,28 @@ def components(data):
 
 
 def cell(part):
-    sd = "" if part["sd"] is None else f" <small>± {seconds(part['sd'])}</small>"
+    sd = "" if part["sd"] is None else f"<small> ± {seconds(part['sd'])}</small>"
     return f"<span data-value=\"{float(part['mean'])!r}\">{seconds(part['mean'])}</span>{sd}"
 
 
 def marked(data):
+    out = [run for run in data["runs"] if run["marks"] and not run["counted"]]
+    kept = [run for run in data["runs"] if run["marks"] and run["counted"]]
+    body = marks_of(data, "Marked runs", out) if out else "<p>None.</p>"
+    if kept:
+        kinds = ", ".join(sorted({one["kind"] for run in kept for one in run["marks"]}))
+        body += (f"<p class=\"note\">{len(kept)} runs count in spite of a mark, as was asked for: {text(kinds)}.</p>"
+                 f"<details><summary>Runs that count in spite of a mark</summary>{marks_of(data, 'Accepted runs', kept)}</details>")
+    return (f"<section aria-labelledby=\"marked\"><h2 id=\"marked\">Marked runs</h2><p class=\"soft\">A run on a disturbed machine, or with a wrong answer, "
+            f"is listed here and is in no figure above.</p>{body}</section>")
+
+
+def marks_of(data, label, runs):
     labels = {one["name"]: one["label"] for one in data["variants"]}
     lines = [(f"{labels.get(run['variant'], run['variant'])}, iteration {run['iteration']}",
-              [("–" if run["seconds"] is None else f"{seconds(run['seconds'])} s", ""), ("accepted" if run["counted"] else "no", ""),
-               ("<br>".join(f"<b>{text(one['kind'])}</b>: {text(one['reason'])}" for one in run["marks"]), "text")])
-             for run in data["runs"] if run["marks"]]
-    body = table("Marked runs", ["run", "took", "counts", "why it is marked"], lines) if lines else "<p>None: the machine was as it should be in every run.</p>"
-    accepted = ", ".join(data["settings"]["accepted"])
-    note = f"<p class=\"note\">Counted in spite of such marks, as asked: {text(accepted)}.</p>" if accepted else ""
-    return (f"<section aria-labelledby=\"marked\"><h2 id=\"marked\">Marked runs</h2><p class=\"soft\">A run on a disturbed machine, or with a wrong answer, "
-            f"is listed here and is in no figure above.</p>{body}{note}</section>")
+              [("–" if run["seconds"] is None else f"{seconds(run['seconds'])} s", ""),
+               ("<br>".join(f"<b>{text(one['kind'])}</b>: {text(one['reason'])}" for one in run["marks"]), "text")]) for run in runs]
+    return table(label, ["run", "took", "why it is marked"], lines)
 
 
 # ---------------------------------------------------------------- what stands behind the figures
@@ -200,7 +246,7 @@ def listed(pairs):
 def described(data):
     pairs = []
     for one in data["variants"]:
-        words = [f"Off: {one['switched_off']}." if one["switched_off"] else "Everything on.", f"Program: {one['preloaded']}."]
+        words = [f"{one['what'][:1].upper()}{one['what'][1:]}.", f"Switched off: {one['switched_off'] or 'nothing'}.", PRELOADED[one["preloaded"]]]
         words += [f"Settings: {' '.join(one['environment'])}."] * bool(one["environment"]) + [f"Options: {' '.join(one['options'])}."] * bool(one["options"])
         if one["checkpoint_seconds"] is not None:
             words.append(f"Its checkpoint took {seconds(one['checkpoint_seconds'])} s and {float(one['checkpoint_bytes']) / 1e9:.2f} GB.")
@@ -210,7 +256,7 @@ def described(data):
 
 def measured(data):
     settings, limits = data["settings"], data["settings"]["limits"]
-    pairs = [(component["label"], text(component["measured"])) for component in data["components"]]
+    pairs = [(component["label"], prose(component["measured"])) for component in data["components"]]
     pairs += [("a run", text(f"The files that it reads are evicted (fsync, POSIX_FADV_DONTNEED{', drop_caches' if settings['drop_caches'] else ''}), "
                              f"{settings['settle_seconds']:g} s are waited, the machine is looked at, then the clock starts with exec. All variants run in "
                              "each iteration, in turning order.")),

@@ -62,7 +62,13 @@ def table(data):
     widths = [max(len(line[at]) for line in lines) for at in range(len(head) - 1)]
     text = ["  ".join([text.ljust(width) for text, width in zip(line, widths)] + [line[-1]]).rstrip() for line in lines]
     few = any(one["seconds"] and one["seconds"]["too_few"] for one in data["variants"])
+    text = [printable(line) for line in text]
     return "\n".join(["seconds until the first reply", *text] + ["~ too few runs for this figure (P95 takes 20, P99 takes 100)"] * few)
+
+
+def printable(value):
+    """For a terminal: nothing in it is a command to the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 
 def shown(found, name):
@@ -84,19 +90,19 @@ def read(path):
             raw = file.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise Refused(f"{path}: longer than {LARGEST >> 20} MiB")
-        data = json.loads(raw)
+        data = json.loads(raw, parse_constant=no_number)
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path}: not JSON: {error}") from error
+        raise Refused(f"{path}: not JSON: {printable(error)}") from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise Refused(f"{path}: not the results of scripts/bench cold (kind is not {KIND})")
     if data.get("version") != VERSION:
         raise Refused(f"{path}: version {data.get('version')!r}; this program reads version {VERSION}")
     try:
         check(data)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise Refused(f"{path}: damaged: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError, RecursionError) as error:
+        raise Refused(f"{path}: damaged: {type(error).__name__}: {printable(error)}") from error
     return data
 
 
@@ -107,14 +113,20 @@ def check(data):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise ValueError(f"{value!r} is no time")
         for one in run["marks"]:
-            one["kind"] + one["reason"]
+            if not (isinstance(one["kind"] + one["reason"], str) and isinstance(one["accepted"], bool)):
+                raise ValueError("a mark without a reason")
     names = [component["name"] for component in data["components"]]
     for entry in data["variants"]:
         found = figures.summary([run for run in data["runs"] if run["variant"] == entry["name"]], names)
         for key, value in found.items():
             if not alike(value, entry[key]):
                 raise ValueError(f"{entry['name']}: {key} is not what the runs come to")
-    coldreport.page(data)
+    # What cannot be written is refused before any file is.
+    json.dumps(data, allow_nan=False), table_of_runs(data), coldreport.page(data), table(data)
+
+
+def no_number(name):
+    raise ValueError(f"{name} is no number")
 
 
 def alike(one, other):

@@ -199,7 +199,7 @@ class Session:
             self.failures[variant.name] = self.failures.get(variant.name, 0) + 1
         finally:
             way.stop()
-        run["marks"], run["counted"] = marks, run["seconds"] is not None and self.machine.counts(marks)
+        run["marks"], run["counted"] = marks, self.machine.counts(marks)
         return run
 
     def iterate(self, chosen):
@@ -229,7 +229,7 @@ class Session:
 
 def told(run):
     seconds = "-" if run["seconds"] is None else f"{run['seconds']:.3f} s"
-    return seconds + "".join(f"; {'marked' if not run['counted'] else 'accepted'}: {one['kind']}: {one['reason']}" for one in run["marks"])
+    return coldresults.printable(seconds + "".join(f"; {'accepted' if one['accepted'] else 'marked'}: {one['kind']}: {one['reason']}" for one in run["marks"]))
 
 
 def below(path):
@@ -256,7 +256,7 @@ def beginning(options, chosen, words):
                      "limits": disturbance.Limits().listed(), "statistics": figures.METHOD,
                      "stock_driver_tool": options.cuda_checkpoint or "the same calls of libcuda, by benches/checkpoint.c"},
         "components": [component._asdict() for component in variants.COMPONENTS],
-        "variants": [{"name": one.name, "label": one.label, "switched_off": one.switched_off, "way": one.way, "preloaded": one.mode,
+        "variants": [{"name": one.name, "label": one.label, "what": one.what, "switched_off": one.switched_off, "way": one.way, "preloaded": one.mode,
                       "environment": list(one.environment), "options": list(one.options), "checkpoint_seconds": None,
                       "checkpoint_bytes": None, "not_run": None} for one in chosen],
         "runs": [],
@@ -271,7 +271,8 @@ def main(words):
         raise SystemExit(f"no {library}: build the project, or give --libs DIR")
     if storage.in_memory(existing(options.out)):
         raise SystemExit(f"{options.out} is in memory ({storage.file_system(existing(options.out))}): nothing there is ever cold; give --files DIR on a disk")
-    if programs.stale(os.path.abspath(options.programs)):
+    needed = not options.program or any(one.way == "stock" for one in chosen)
+    if needed and programs.stale(os.path.abspath(options.programs)):
         programs.build(os.path.abspath(options.programs), "", say)
     session = Session(options, library, beginning(options, chosen, words))
     try:

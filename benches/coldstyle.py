@@ -30,7 +30,7 @@ code{font:13.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .row b{display:block;font-weight:600;line-height:1.3}.row small{display:block;line-height:1.35;font-size:13px}
 .row .value{text-align:right;font-variant-numeric:tabular-nums;font-weight:600;white-space:nowrap}
 .row .value small{font-weight:400}
-.row .none{grid-column:2/-1;color:var(--warn);font-size:14px}
+.row .none{grid-column:2/-1;padding:2px 0;color:var(--warn);font-size:14px}
 .bar{display:block;width:100%;height:46px;overflow:visible}
 .bar line.grid{stroke:var(--grid)}.bar line.range{stroke:var(--soft)}
 .bar circle{fill:var(--text);fill-opacity:.65}.bar circle.marked{fill:none;stroke:var(--warn);stroke-width:1.5}
@@ -41,19 +41,22 @@ table{border-collapse:collapse;width:100%;font-size:14.5px;margin-top:10px}
 th,td{padding:7px 8px;text-align:right;border-top:1px solid var(--grid);font-variant-numeric:tabular-nums;vertical-align:top}
 thead th{border-top:0;color:var(--soft);font-weight:600;font-size:13px;overflow-wrap:normal;vertical-align:bottom}
 th:first-child,td.text,thead th.text{text-align:left}tbody th{font-weight:600}
+td:not(.text):not(.none) span{white-space:nowrap}
+td small{white-space:nowrap;display:block}
+details{margin-top:10px}summary{cursor:pointer;color:var(--soft)}
 td.none{text-align:left;color:var(--warn)}
 .few{color:var(--soft)}.few::before{content:"~"}
 dl{display:grid;grid-template-columns:minmax(150px,240px) minmax(0,1fr);gap:7px 20px;margin:10px 0 0;font-size:15px}
 dt{font-weight:600}dd{margin:0}
 @media(max-width:760px){
 main{padding:20px 12px 40px}section{padding:16px 14px}h1{font-size:25px}.lead{font-size:16px}
-.row{grid-template-columns:minmax(0,1fr) auto;gap:4px 12px}.row svg{grid-column:1/-1;grid-row:2}.row .none{grid-column:1/-1}
+.row{grid-template-columns:minmax(0,1fr) auto;gap:4px 12px}.row svg{grid-column:1/-1;grid-row:2}.row svg+.none{grid-row:3}.row .none{grid-column:1/-1}
 .axis{display:block}
 table,tbody,tr,td,tbody th{display:block}thead{display:none}
 tbody tr{border-top:1px solid var(--line);padding:8px 0}
 tbody th,td,td.text{border:0;padding:2px 0;text-align:left}
 td:not(.none){display:grid;grid-template-columns:44% minmax(0,1fr);gap:8px}td:not(.none)::before{content:attr(data-label);color:var(--soft)}
-td.empty{display:none}
+td.empty{display:none}td small{display:inline}
 dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:8px}
 }
 """

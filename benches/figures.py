@@ -5,8 +5,8 @@ import statistics
 # A percentile says something of its own from this many runs on; with fewer it lies between the two longest.
 LEAST = {"p50": 3, "p95": 20, "p99": 100}
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-METHOD = ("percentiles: linear interpolation between the two closest ranks (rank 1 + (n - 1) p of the sorted runs); "
-          "sd: of the sample, over n - 1")
+METHOD = ("Percentiles: linear interpolation between the two closest ranks (rank 1 + (n - 1) p of the sorted runs); "
+          "standard deviation: of the sample, over n - 1")
 
 
 def percentile(values, share):
@@ -46,5 +46,5 @@ def reason_for_none(runs, counted):
         return None
     if not runs:
         return "it was not run"
-    kinds = sorted({mark["kind"] for run in runs for mark in run["marks"]})
+    kinds = sorted({mark["kind"] for run in runs for mark in run["marks"] if not mark["accepted"]})
     return f"no run counts: all {len(runs)} were marked ({', '.join(kinds)})"

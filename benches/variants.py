@@ -7,9 +7,10 @@ class Variant(NamedTuple):
 
     name: str
     label: str
+    what: str
     way: str  # "start": the program from its start; "stock": driver and CRIU; "rewarm": `rewarm restore`
     mode: str  # how the program runs, see Runner.environment: plain, rewarm (preloaded), prewarm, freezable
-    switched_off: str  # what is off compared with the full variant of its kind
+    switched_off: str = ""  # compared with the full variant of its kind
     environment: tuple = ()  # of the program, NAME=VALUE
     options: tuple = ()  # of `rewarm restore`
 
@@ -20,23 +21,23 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("cold", "cold start", "start", "plain", "rewarm: the program as it is"),
-    Variant("cold-prewarm", "cold start, preloaded and prewarmed", "start", "prewarm", ""),
-    Variant("cold-no-prewarm", "cold start, preloaded, prewarming off", "start", "rewarm", "prewarming"),
-    Variant("stock", "stock CRIU restore", "stock", "plain", "rewarm: criu restore, then the driver's restore and unlock"),
-    Variant("rewarm", "rewarm restore", "rewarm", "freezable", ""),
-    Variant("no-page-server", "rewarm, page server off", "rewarm", "freezable", "the page server: CRIU reads all memory first",
-            options=("--no-lazy",)),
-    Variant("no-freeze", "rewarm, preloaded library off", "rewarm", "plain",
-            "the preloaded library: the driver moves device memory, which is in CRIU's images"),
-    Variant("one-lane", "rewarm, one lane", "rewarm", "freezable", "parallel copies: one lane to the device",
+    Variant("cold", "cold start", "the program as it is", "start", "plain", "rewarm"),
+    Variant("cold-prewarm", "cold start, rewarm", "preloaded and prewarmed", "start", "prewarm"),
+    Variant("cold-no-prewarm", "cold start, rewarm, no prewarming", "preloaded; CUDA begins when the program uses it", "start", "rewarm", "prewarming"),
+    Variant("stock", "stock CRIU restore", "criu restore, then the driver's restore and unlock", "stock", "plain", "rewarm"),
+    Variant("rewarm", "rewarm restore", "everything on", "rewarm", "freezable"),
+    Variant("no-page-server", "rewarm, no page server", "CRIU reads all host memory before the program goes on", "rewarm", "freezable",
+            "the page server", options=("--no-lazy",)),
+    Variant("no-freeze", "rewarm, no preloaded library", "device memory comes back by the driver, from CRIU's images", "rewarm", "plain",
+            "freezing"),
+    Variant("one-lane", "rewarm, one lane", "device memory comes back over one lane", "rewarm", "freezable", "parallel copies",
             ("CRIU_CUDA_STREAMS=1",)),
-    Variant("read-pread", "rewarm, buffered reads only", "rewarm", "freezable",
-            "the choice of how to read snapshots: always through the page cache", ("REWARM_READ_STRATEGY=pread",)),
-    Variant("read-mapped", "rewarm, mapped files only", "rewarm", "freezable",
-            "the choice of how to read snapshots: always by mapping them", ("REWARM_READ_STRATEGY=mapped",)),
-    Variant("read-direct", "rewarm, direct reads only", "rewarm", "freezable",
-            "the choice of how to read snapshots: always past the page cache", ("REWARM_READ_STRATEGY=direct",)),
+    Variant("read-pread", "rewarm, buffered reads", "snapshots are read through the page cache", "rewarm", "freezable",
+            "the choice of how to read", ("REWARM_READ_STRATEGY=pread",)),
+    Variant("read-mapped", "rewarm, mapped files", "snapshots are mapped", "rewarm", "freezable", "the choice of how to read",
+            ("REWARM_READ_STRATEGY=mapped",)),
+    Variant("read-direct", "rewarm, direct reads", "snapshots are read past the page cache", "rewarm", "freezable",
+            "the choice of how to read", ("REWARM_READ_STRATEGY=direct",)),
 )
 
 
