@@ -7,6 +7,7 @@ use common::cli::{documented, text};
 use common::{Scratch, criu, libraries, repository};
 use serde_json::Value;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -177,17 +178,18 @@ fn csv_is_like(found: &Value, csv: &str) {
     }
 }
 
-/// A server of a user's, in a folder of its own, and how it is asked.
+/// A server of a user's, and how it is asked.
 struct Server {
     program: String,
     ask: String,
 }
 
 impl Server {
-    fn new(scratch: &Scratch) -> Server {
+    fn new() -> Server {
         let script = repository().join("tests/apps/answering.py");
-        let line =
-            |what: &str| format!("python3 {} {what} {}", text(&script), text(scratch.path()));
+        let free = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let port = free.local_addr().unwrap().port();
+        let line = |what: &str| format!("python3 {} {what} {port}", text(&script));
         Server {
             program: line("serve"),
             ask: line("ask"),
@@ -196,6 +198,8 @@ impl Server {
 
     fn options(&self) -> Vec<&str> {
         vec![
+            "--timeout",
+            "30",
             "--program",
             &self.program,
             "--ready",
@@ -239,7 +243,7 @@ fn runs_on_a_disturbed_machine_do_not_count() {
     let Some((criu, scratch)) = can_measure() else {
         return;
     };
-    let server = Server::new(&scratch);
+    let server = Server::new();
     let model = scratch.file("model");
     fs::write(&model, vec![7; 16 << 20]).unwrap();
     // Somebody else computes, and the GPU is hot.
@@ -282,7 +286,7 @@ fn a_wrong_answer_is_no_result() {
     let Some((criu, scratch)) = can_measure() else {
         return;
     };
-    let server = Server::new(&scratch);
+    let server = Server::new();
     let ask = format!("{} && date +%N", server.ask);
     let mut arguments = server.options();
     let accepted = "page_cache,gpu_busy,gpu_unknown,clocks,load";

@@ -1,20 +1,15 @@
-"""A server without a GPU: answering.py serve FOLDER; answering.py ask FOLDER prints what it says."""
-import os
+"""A server without a GPU: answering.py serve PORT; answering.py ask PORT prints what it says."""
 import socket
 import sys
 
-what, folder = sys.argv[1:3]
-path = os.path.join(folder, "port")
+what, address = sys.argv[1], ("127.0.0.1", int(sys.argv[2]))
 if what == "serve":
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with open(path + ".new", "w") as file:
-            file.write(str(server.getsockname()[1]))
-        os.replace(path + ".new", path)
+    with socket.create_server(address) as server:
         print("it is ready", flush=True)
         while True:
             peer, _ = server.accept()
             with peer:
                 peer.sendall(b"forty-two\n")
 else:
-    with open(path) as file, socket.create_connection(("127.0.0.1", int(file.read())), timeout=5) as peer:
+    with socket.create_connection(address, timeout=5) as peer:
         print(peer.recv(100).decode(), end="")
