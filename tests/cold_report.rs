@@ -84,20 +84,44 @@ fn results_of_another_form_are_refused() {
         ),
         ("damaged", changed("\"marks\": []", "\"marks\": [{}]")),
     ];
-    let out = scratch.file("out");
-    for (word, content) in cases {
-        let bad = scratch.file("bad.json");
-        fs::write(&bad, content).unwrap();
-        let output = bench(&["report", text(&bad), "--out", text(&out)]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{word}: {said}");
-        assert!(
-            said.contains(word) && said.contains("bad.json"),
-            "{word}: {said}"
-        );
-        assert!(!said.contains("Traceback"), "{said}");
-        assert!(!out.exists(), "{word}: something was written");
+    for (at, (_, content)) in cases.iter().enumerate() {
+        fs::write(scratch.file(&format!("bad-{at}.json")), content).unwrap();
     }
+    let said = in_benches(&format!(
+        "import coldresults, json\n\
+         said = []\n\
+         for at in range({}):\n\
+         \x20   try:\n\
+         \x20       said.append(coldresults.read(f'{}/bad-{{at}}.json') and 'accepted')\n\
+         \x20   except coldresults.Refused as reason:\n\
+         \x20       said.append(str(reason))\n\
+         print(json.dumps(said))",
+        cases.len(),
+        text(scratch.path())
+    ));
+    let said: Vec<String> = serde_json::from_str(&said).unwrap();
+    for (at, (word, _)) in cases.iter().enumerate() {
+        let names_it = said[at].contains(&format!("bad-{at}.json"));
+        assert!(
+            said[at].contains(word) && names_it,
+            "not {word}: {}",
+            said[at]
+        );
+    }
+    let out = scratch.file("out");
+    let output = bench(&[
+        "report",
+        text(&scratch.file("bad-0.json")),
+        "--out",
+        text(&out),
+    ]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&said[0]) && !told.contains("Traceback"),
+        "{told}"
+    );
+    assert!(!out.exists(), "something was written");
 }
 
 #[test]
