@@ -266,6 +266,8 @@ def measured(data):
               ("GPU and clocks", text(f"nvidia-smi: before a run no program on the GPU, at most {limits['gpu_utilisation']} % busy and {limits['gpu_memory_mib']} MiB in use; "
                                       f"no slowdown; right after the reply the SM clock at {limits['clock_share']:.0%} of the highest or more.")),
               ("load", text(f"CPUs busy while the benchmark waits, from /proc/stat; a mark above {limits['cpu_share']:.0%}.")),
+              ("memory", text("From the wait until the reply: a mark if the kernel killed something for want of memory, or if processes were stalled for it "
+                              f"for more than {limits['stalled_seconds']} s (/proc/pressure/memory, where there is one).")),
               ("stock restore", text(f"criu restore, then restore and unlock by {settings['stock_driver_tool']}."))]
     return f"<section aria-labelledby=\"measured\"><h2 id=\"measured\">How each figure was measured</h2>{listed(pairs)}</section>"
 

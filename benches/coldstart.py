@@ -198,6 +198,7 @@ class Session:
             marks.append(disturbance.mark("failed", str(reason).removeprefix("plain: ")))
             self.failures[variant.name] = self.failures.get(variant.name, 0) + 1
         finally:
+            marks += self.machine.memory()
             way.stop()
         run["marks"], run["counted"] = marks, self.machine.counts(marks)
         return run

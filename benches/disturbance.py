@@ -7,7 +7,7 @@ import time
 import storage
 
 # Kinds of marks. `--accept` takes the machine's; a run that failed or answered wrongly never counts.
-MACHINE = ("page_cache", "gpu_busy", "gpu_unknown", "clocks", "load")
+MACHINE = ("page_cache", "gpu_busy", "gpu_unknown", "clocks", "load", "memory")
 RUN = ("answer", "failed")
 
 # Why clocks are lower than asked, as NVML numbers them: the ones that take speed from a run.
@@ -29,13 +29,14 @@ class Limits:
     gpu_memory_mib = 1024
     clock_share = 0.6
     cpu_share = 0.25  # of all CPUs, busy while the benchmark waits
+    stalled_seconds = 0.1  # for want of memory, from the wait until the reply
 
     def __init__(self, **given):
         for name, value in given.items():
             setattr(self, name, value)
 
     def listed(self):
-        names = ("resident_share", "gpu_utilisation", "gpu_memory_mib", "clock_share", "cpu_share")
+        names = ("resident_share", "gpu_utilisation", "gpu_memory_mib", "clock_share", "cpu_share", "stalled_seconds")
         return {name: getattr(self, name) for name in names}
 
 
@@ -178,6 +179,19 @@ def cpu_ticks():
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
+def memory_pressure():
+    """(processes that the kernel killed for want of memory, seconds that some were stalled for it; None: it does not say)."""
+    stalled, killed = None, 0
+    with open("/proc/vmstat") as file:
+        killed = sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    try:
+        with open("/proc/pressure/memory") as file:
+            stalled = int(file.readline().rpartition("total=")[2]) / 1e6
+    except (OSError, ValueError):
+        pass
+    return killed, stalled
+
+
 class Machine:
     """Makes the machine ready for a run, and says what it was like before and after."""
 
@@ -189,6 +203,7 @@ class Machine:
         """Evicts, waits, and looks: (state, marks)."""
         cache = PageCache(paths, self.all_of_cache)
         cache.evict()
+        self.pressed = memory_pressure()
         busy, every = cpu_ticks()
         begun = time.monotonic()
         time.sleep(self.settle)
@@ -209,6 +224,14 @@ class Machine:
         """Right after the reply, while the process still runs."""
         graphics, marks = self.gpu.look(self.limits, idle=False)
         return {"gpu": graphics, "load_average": os.getloadavg()[0]}, marks
+
+    def memory(self):
+        """Marks of a machine that ran short of memory since `prepare`."""
+        (killed, stalled), (killed_before, stalled_before) = memory_pressure(), self.pressed
+        if killed > killed_before:
+            yield mark("memory", f"the kernel killed {killed - killed_before} processes for want of memory")
+        if stalled is not None and stalled - stalled_before > self.limits.stalled_seconds:
+            yield mark("memory", f"processes were stalled {stalled - stalled_before:.1f} s for want of memory (at most {self.limits.stalled_seconds} s)")
 
     def counts(self, marks):
         """Says in each mark whether it is accepted, and whether the run counts."""

@@ -8,7 +8,7 @@ import time
 
 from live import Restorable
 from runner import Skip
-from started import tree
+from started import reap_all, tree
 
 MOST_OUTPUT = 1 << 20  # bytes of a server's output that are kept
 
@@ -22,6 +22,7 @@ class Measured(Restorable):
 
     def kill(self):
         self.runner.started.end()
+        reap_all()
 
     def end(self):
         if self.child.poll() is None:

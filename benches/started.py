@@ -103,3 +103,15 @@ def reap(pid):
         except ChildProcessError:
             return
         time.sleep(0.002)
+
+
+def reap_all():
+    """Takes note of every child's end, also of one that a restore which failed left: else its pid stays taken.
+
+    Only between runs, when nothing is waited for.
+    """
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Like what others do on a machine that runs tests; never the benchmark's fault.
-const BUSY: &str = "load,page_cache";
+const BUSY: &str = "load,page_cache,memory";
 
 /// `scripts/bench cold` with results in a folder.
 fn cold(criu: &Path, out: &Path, arguments: &[&str]) -> Output {
@@ -289,7 +289,7 @@ fn a_wrong_answer_is_no_result() {
     let server = Server::new();
     let ask = format!("{} && date +%N", server.ask);
     let mut arguments = server.options();
-    let accepted = "page_cache,gpu_busy,gpu_unknown,clocks,load";
+    let accepted = "page_cache,gpu_busy,gpu_unknown,clocks,load,memory";
     arguments.extend([
         "--ask",
         &ask,
