@@ -151,6 +151,7 @@ class Session:
         """The checkpoint for a variant, made by its first one."""
         if variant.way == "start":
             return images.ColdStart(self.begin, self.files, self.options.timeout)
+        self.runner.criu()
         folder = os.path.join(self.runner.disk_folder(), variant.image)
         images.need_room(self.runner.disk_folder(), max((way.size() for way in self.ways.values() if hasattr(way, "size")), default=0))
         live = stack.enter_context(self.begin(variant))

@@ -20,6 +20,11 @@ class WrongAnswer(Exception):
 class Measured(Restorable):
     """A program that is ended by the record of what was started, with all its descendants."""
 
+    def begin(self, command, environment):
+        child = super().begin(command, environment)
+        self.runner.started.add(child.pid)
+        return child
+
     def kill(self):
         self.runner.started.end()
         reap_all()

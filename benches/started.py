@@ -56,7 +56,10 @@ class Started:
         os.replace(self.path + ".new", self.path)
 
     def end(self):
-        """Ends those that still run, and waits for it; who is not who was started is left alone."""
+        """Ends those that still run, with their descendants, and waits for it; who is not who was started is left alone."""
+        for pid, began in list(self.processes):
+            if start_time(pid) == began:
+                self.add(pid)
         ended = [one for one in sorted(self.processes) if kill(*one)]
         self.processes.clear()
         self.write()
