@@ -7,6 +7,8 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
+import coldresults
+import coldstart
 import cpu
 import groups
 import programs
@@ -22,7 +24,8 @@ def listed(all_groups):
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__,
-                                     epilog="groups: " + listed(groups.GROUPS) + "; with --cpu: " + listed(cpu.GROUPS))
+                                     epilog="groups: " + listed(groups.GROUPS) + "; with --cpu: " + listed(cpu.GROUPS)
+                                     + "; other commands: cold (cold starts, a report in HTML), report RESULTS.json")
     add = parser.add_argument
     add("--libs", default=os.path.join(ROOT, "target/release"), metavar="DIR", help="folder of librewarm.so (target/release)")
     add("--out", default=os.path.join(ROOT, "target/bench/out"), metavar="DIR", help="for bench.json and bench.md")
@@ -58,7 +61,29 @@ def names(options):
     return {name: there[name] for name in chosen if name not in left_out}
 
 
+def report_again(words):
+    """`scripts/bench report RESULTS.json`: its CSV and HTML anew, beside it or in --out."""
+    parser = argparse.ArgumentParser(prog="scripts/bench report", description="Renders the results of `scripts/bench cold` again.")
+    parser.add_argument("results", metavar="RESULTS.json")
+    parser.add_argument("--out", default="", metavar="DIR", help="for results.json, results.csv, report.html (beside RESULTS.json)")
+    options = parser.parse_args(words)
+    try:
+        data = coldresults.read(options.results)
+    except coldresults.Refused as reason:
+        raise SystemExit(str(reason)) from reason
+    out = options.out or os.path.dirname(os.path.abspath(options.results))
+    os.makedirs(out, exist_ok=True)
+    coldresults.write(out, data)
+    print(coldresults.table(data))
+    return 0
+
+
+COMMANDS = {"cold": coldstart.main, "report": report_again}
+
+
 def main():
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     options = arguments()
     if options.merge:
         data = report.merge(options.merge)

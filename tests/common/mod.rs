@@ -10,6 +10,7 @@
 )]
 
 mod apps;
+pub mod bench;
 pub mod cli;
 pub mod criu;
 pub mod live;

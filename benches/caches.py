@@ -1,0 +1,54 @@
+"""Compilation caches: private ones that are emptied before each cold start, or real ones that the user names."""
+import os
+import shutil
+
+# The folders of what compiles for a GPU.
+VARIABLES = ("CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT")
+
+
+class Caches:
+    """Checkpointed programs have caches of their own, which stay: they may have files of them mapped."""
+
+    def __init__(self, options, scratch):
+        self.asked, self.real = options.clear_caches, [checked(path, options) for path in options.clear_caches_at]
+        self.folder = os.path.join(scratch, "caches")
+
+    def environment(self, variant):
+        if not self.asked:
+            return {}
+        where = os.path.join(self.folder, variant.image or "start")
+        found = {name: os.path.join(where, name.lower()) for name in VARIABLES}
+        for path in found.values():
+            os.makedirs(path, exist_ok=True)
+        return found
+
+    def clear_for(self, variant):
+        """Nothing compiled is left for a start of the program; restores need none."""
+        if variant.way != "start":
+            return
+        if self.asked:
+            shutil.rmtree(os.path.join(self.folder, "start"), ignore_errors=True)
+        for path in self.real:
+            empty(path)
+
+
+def checked(path, options):
+    """A folder whose contents may go; raises SystemExit for one that nobody means."""
+    real, home = os.path.realpath(path), os.path.realpath(os.path.expanduser("~"))
+    if os.path.islink(path) or not os.path.isdir(path):
+        raise SystemExit(f"--clear-caches-at: {path} is no folder")
+    if os.stat(real).st_uid != os.geteuid():
+        raise SystemExit(f"--clear-caches-at: {path} belongs to somebody else")
+    for kept in (home, os.getcwd(), os.path.realpath(options.out), os.path.realpath(options.results)):
+        if os.path.commonpath([kept, real]) == real or os.path.ismount(real):
+            raise SystemExit(f"--clear-caches-at: {path} holds more than a cache ({kept})")
+    return real
+
+
+def empty(folder):
+    """Removes what is in it, following no links."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
