@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::cli::text;
-use common::live::Live;
+use common::cli::{rewarm, text};
+use common::live::{Live, Sleeper};
 use common::plugin::{becomes_active, freezable, plain, snapshots};
 use common::plugins::{Plugins, cuda_plugin_or_skip};
 use common::{criu, shared_library, until};
@@ -34,14 +34,14 @@ fn dump(live: &mut Live, plugins: &Plugins) {
     live.is_gone();
 }
 
-fn try_restore(live: &Live, plugins: &Plugins, more: &[&str]) -> Result<(), String> {
-    let options = [&OPTIONS[..], &["--restore-detached"], more].concat();
+fn try_restore(live: &Live, plugins: &Plugins) -> Result<(), String> {
+    let options = [&OPTIONS[..], &["--restore-detached"]].concat();
     criu::act("restore", &images(live), &options, Some(plugins))
 }
 
 #[track_caller]
-fn restore(live: &mut Live, plugins: &Plugins, more: &[&str]) {
-    let restored = try_restore(live, plugins, more);
+fn restore(live: &mut Live, plugins: &Plugins) {
+    let restored = try_restore(live, plugins);
     restored.unwrap_or_else(|why| live.fail(&why));
     live.is_back();
 }
@@ -63,15 +63,14 @@ fn a_process_without_rewarm_comes_back_by_plain_criu() {
     let mut live = plain();
     let plugins = Plugins::with_cuda(live.scratch(), &cuda);
     let used = live.used();
-    let lazily: &[&str] = if can_serve() { &["--lazy-pages"] } else { &[] };
-    for (seed, options) in [lazily, &[], lazily].into_iter().enumerate() {
+    for seed in 1..=3 {
         dump(&mut live, &plugins);
         let log = log_of(&live, "dump.log");
         assert!(log.contains("Checkpointing CUDA devices"), "{log}");
-        restore(&mut live, &plugins, options);
+        restore(&mut live, &plugins);
         assert_eq!(live.used(), used);
         live.must("check");
-        live.must(&format!("touch 3 {}", seed + 1));
+        live.must(&format!("touch 3 {seed}"));
     }
     live.quit();
 }
@@ -83,11 +82,10 @@ fn device_memory_of_a_freezable_process_is_not_in_criu_s_images() {
     };
     let mut live = freezable();
     let plugins = Plugins::with_cuda(live.scratch(), &cuda);
-    let lazily: &[&str] = if can_serve() { &["--lazy-pages"] } else { &[] };
-    for (round, options) in [lazily, &[]].into_iter().enumerate() {
+    for round in 1..=2 {
         dump(&mut live, &plugins);
-        assert_eq!(snapshots(&live).len(), round + 1, "it was frozen");
-        restore(&mut live, &plugins, options);
+        assert_eq!(snapshots(&live).len(), round, "it was frozen");
+        restore(&mut live, &plugins);
         becomes_active(&live);
         live.must("check");
         live.must("touch 3 7");
@@ -148,15 +146,61 @@ fn servers(live: &Live) -> Vec<String> {
 }
 
 #[test]
-fn who_asks_for_no_pages_has_no_server_left() {
+fn pages_come_later_though_nobody_gave_the_option() {
     let Some((mut live, plugins)) = dumped() else {
         return;
     };
-    restore(&mut live, &plugins, &[]);
-    until("the server has ended", || servers(&live).is_empty());
-    let log = log_of(&live, "rewarm-pages.log");
-    assert!(log.ends_with("nobody asked for pages\n"), "{log}");
+    restore(&mut live, &plugins);
     live.must("check");
+    until("all is in place", || servers(&live).is_empty());
+    let log = log_of(&live, "rewarm-pages.log");
+    assert!(log.contains("\nin place: "), "{log}");
+    live.quit();
+}
+
+#[test]
+fn images_that_continue_others_are_left_to_criu() {
+    let Some((mut live, plugins)) = dumped() else {
+        return;
+    };
+    fs::create_dir(live.scratch().join("before")).expect("it is our folder");
+    let link = images(&live).join("parent");
+    std::os::unix::fs::symlink("../before", link).expect("it is our folder");
+    restore(&mut live, &plugins);
+    live.must("check");
+    let log = log_of(&live, "restore.log");
+    assert!(log.contains("continue those of another dump"), "{log}");
+    live.quit();
+}
+
+#[test]
+fn a_server_for_a_process_that_asks_for_no_pages_ends_with_it() {
+    let Some((mut live, plugins)) = dumped() else {
+        return;
+    };
+    let process = Sleeper::start();
+    let folder = images(&live);
+    let log = live.scratch().join("log of the server");
+    let output = rewarm(&["page-server", "--images", text(&folder), "--detach"])
+        .args(["--for-pid", &process.pid(), "--log", text(&log)])
+        .output()
+        .expect("rewarm starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let socket = folder.join("lazy-pages.socket");
+    assert_eq!(said, format!("listening on {}\n", socket.display()));
+    assert!(socket.exists());
+    drop(process);
+    until("it has ended", || servers(&live).is_empty());
+    let said = fs::read_to_string(&log).expect("it has a log");
+    assert!(said.ends_with("nobody asked for pages\n"), "{said}");
+    assert!(!socket.exists());
+    let output = rewarm(&["page-server", "--images", text(&folder), "--detach"])
+        .args(["--for-pid", "1999999999"])
+        .output()
+        .expect("rewarm starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot watch process 1999999999"), "{said}");
+    restore(&mut live, &plugins);
     live.quit();
 }
 
@@ -173,7 +217,7 @@ fn the_server_stays_until_all_is_in_place_and_holds_nothing_of_criu_s() {
         pages.len() / 2
     ));
     // Returns when all that have its pipes have ended.
-    restore(&mut live, &plugins, &["--lazy-pages"]);
+    restore(&mut live, &plugins);
     let [server] = &servers(&live)[..] else {
         live.fail("there is not one server");
     };
@@ -205,17 +249,17 @@ fn without_its_program_the_plugin_ends_the_restore_and_says_what_to_do() {
     };
     let beside = plugins.folder().join("rewarm");
     fs::remove_file(&beside).expect("there is a link");
-    let why = try_restore(&live, &plugins, &["--lazy-pages"]).expect_err("it is not there");
+    let why = try_restore(&live, &plugins).expect_err("it is not there");
     for words in ["rewarm", "beside rewarm_pages.so or on PATH"] {
         assert!(why.contains(words), "{why}");
     }
     // One that cannot serve.
     fs::write(&beside, "").expect("it is our folder");
     plugins.instead_of_rewarm("echo 'no userfaultfd today' >&2; exit 1");
-    let why = try_restore(&live, &plugins, &["--lazy-pages"]).expect_err("it cannot serve");
+    let why = try_restore(&live, &plugins).expect_err("it cannot serve");
     for words in [
         "no userfaultfd today",
-        "lazy-pages out of CRIU's configuration",
+        "rewarm_pages.so out of CRIU's libdir",
     ] {
         assert!(why.contains(words), "{why}");
     }
@@ -230,7 +274,7 @@ fn without_its_program_the_plugin_ends_the_restore_and_says_what_to_do() {
     let library = plugins.folder().join("rewarm_pages.so");
     fs::rename(&library, lib.join("rewarm_pages.so")).expect("it is our folder");
     std::os::unix::fs::symlink(lib.join("rewarm_pages.so"), &library).expect("it is our folder");
-    restore(&mut live, &plugins, &["--lazy-pages"]);
+    restore(&mut live, &plugins);
     live.must("check");
     live.quit();
 }

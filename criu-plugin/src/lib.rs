@@ -3,7 +3,9 @@
 //! CRIU opens every `*.so` of its `libdir` and looks for `CR_PLUGIN_DESC`
 //! (`criu/include/criu-plugin.h`, `criu/plugin.c`). At the start of a restore it calls
 //! `init`, before it connects to `lazy-pages.socket`: that is when the server has to be
-//! there. If CRIU asks for no pages, the server ends with it.
+//! there. Then CRIU is told to leave the pages to it. Where they cannot come later, the
+//! images are read into the page cache ahead of CRIU instead. If CRIU asks for no pages,
+//! the server ends with it.
 
 mod criu;
 mod server;
@@ -21,8 +23,14 @@ extern "C" fn init(stage: c_int) -> c_int {
         return 0;
     }
     match server::start() {
-        Ok(said) => {
-            criu::log(Level::Info, &said);
+        Ok(started) => {
+            criu::log(Level::Info, &started.said);
+            if started.listens
+                && let Err(why) = criu::restore_lazily()
+            {
+                let advice = "give it the option lazy-pages, for restores alone";
+                criu::log(Level::Warning, &format!("this CRIU: {why}: {advice}"));
+            }
             0
         }
         Err(why) => {

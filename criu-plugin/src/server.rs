@@ -12,21 +12,33 @@ use std::{fs, mem};
 /// In CRIU's work folder.
 const LOG: &str = "rewarm-pages.log";
 
+/// What the server says that CRIU can connect to.
+const LISTENS: &str = "listening on ";
+
+/// What became of it.
+pub(crate) struct Started {
+    /// Whether CRIU may leave pages to it.
+    pub(crate) listens: bool,
+    /// Its own words.
+    pub(crate) said: String,
+}
+
 /// Starts it for this process and its images, and returns when it listens in CRIU's
-/// work folder, which is the current one.
+/// work folder, which is the current one, or reads the images ahead of CRIU.
 ///
 /// # Errors
 /// Why not, and what to do.
-pub(crate) fn start() -> Result<String, String> {
+pub(crate) fn start() -> Result<Started, String> {
     let images = criu::images().map_err(|error| format!("CRIU's folder of images: {error}"))?;
     let rewarm = find();
     let mut command = Command::new(&rewarm);
     command
-        .args(["page-server", "--detach", "--work", ".", "--log", LOG])
-        .args(["--for-pid", &process::id().to_string(), "--images"])
+        .args(["page-server", "--detach", "--or-read-ahead", "--log", LOG])
+        .args(["--for-pid", &process::id().to_string()])
+        .args(["--work", ".", "--images"])
         .arg(&images)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     // CRIU's descriptors, and those of who started it, who may wait for their end.
     // SAFETY: one system call, after the fork, that takes numbers only.
@@ -38,10 +50,14 @@ pub(crate) fn start() -> Result<String, String> {
         )
     })?;
     if output.status.success() {
-        return Ok(format!("pages come from {}", rewarm.display()));
+        let said = String::from_utf8_lossy(&output.stdout);
+        return Ok(Started {
+            listens: said.starts_with(LISTENS),
+            said: format!("{}: {}", rewarm.display(), said.trim()),
+        });
     }
     Err(format!(
-        "no page server: {}\nwithout one, take rewarm_pages.so out of libdir, and lazy-pages out of CRIU's configuration",
+        "no page server: {}\nto restore without one, take rewarm_pages.so out of CRIU's libdir",
         String::from_utf8_lossy(&output.stderr).trim()
     ))
 }

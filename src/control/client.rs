@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a process may take to answer; a stopped one never does.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a process at work may say nothing. It speaks once a second.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -35,9 +35,18 @@ impl Client {
     /// # Errors
     /// If it does not listen there, or does not let this user in.
     pub fn connect(run_dirs: &[PathBuf], pid: u32) -> Result<Client, ControlError> {
+        Client::connect_by(run_dirs, pid, |path| socket::connect(path, PATIENCE))
+    }
+
+    /// The same in a way of one's own.
+    pub(super) fn connect_by(
+        run_dirs: &[PathBuf],
+        pid: u32,
+        connect: impl Fn(&Path) -> io::Result<UnixStream>,
+    ) -> Result<Client, ControlError> {
         for folder in run_dirs {
             let path = socket_path(folder, pid);
-            match socket::connect(&path, PATIENCE) {
+            match connect(&path) {
                 Ok(stream) => {
                     return Ok(Client {
                         stream,

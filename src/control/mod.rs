@@ -15,6 +15,8 @@
 
 mod bypass;
 mod client;
+#[cfg(feature = "cli")]
+mod elsewhere;
 mod error;
 pub mod frame;
 mod freezing;

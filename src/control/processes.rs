@@ -1,11 +1,12 @@
 //! Finding processes that listen, from their pid alone.
 
-use super::{Client, ControlError};
+use super::client::PATIENCE;
+use super::elsewhere::{Files, as_known_user};
+use super::{Client, ControlError, socket};
 use crate::config::{Settings, effective_uid, run_dirs_of};
 use crate::proc::{descendants, parents, status_line};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
@@ -151,15 +152,10 @@ impl Process {
         path::absolute(folder).map_err(ProcessError::NoCurrentFolder)
     }
 
-    /// A folder of the process, as it is reached from here. For processes of users
-    /// who are trusted: a link in it leads to the files that are seen from here.
-    pub fn folder_from_here(&self, folder: &Path) -> PathBuf {
-        if self.is_elsewhere() {
-            let root = self.folder.join("root");
-            root.join(folder.strip_prefix("/").unwrap_or(folder))
-        } else {
-            folder.to_owned()
-        }
+    /// Whether there is something under a name, as the process sees it.
+    pub fn has(&self, path: &Path) -> bool {
+        let reached = self.files().and_then(|files| files.reach(path));
+        reached.is_ok_and(|reached| reached.path().symlink_metadata().is_ok())
     }
 
     /// What somebody should know whose folder could not be written to.
@@ -211,39 +207,50 @@ impl Process {
     }
 
     fn try_connect(&self) -> Result<Client, ControlError> {
-        let folders = self.run_dirs();
         let own_pid = self.own_pid().unwrap_or(self.pid);
-        let client = Client::connect(&folders, own_pid)?;
+        let absent = |folders| ControlError::NotListening {
+            pid: own_pid,
+            folders,
+        };
+        let files = self.files().map_err(|_| absent(Vec::new()))?;
+        let folders = self.run_dirs(&files);
+        let client = Client::connect_by(&folders, own_pid, |path| {
+            let reached = files.reach(path)?;
+            as_known_user(&self.folder, self.uid(), || {
+                socket::connect(reached.path(), PATIENCE)
+            })
+        })?;
         // Links in its folders may lead to sockets of others: what root asks of one
         // user's process must not be done to another's.
         if client.peer_pid().ok() != Some(self.pid) {
-            return Err(ControlError::NotListening {
-                pid: own_pid,
-                folders,
-            });
+            return Err(absent(folders));
         }
         Ok(client)
     }
 
-    /// Where the process would listen, as seen from here.
-    fn run_dirs(&self) -> Vec<PathBuf> {
+    /// What its names of files mean.
+    fn files(&self) -> io::Result<Files> {
+        match self.is_elsewhere() {
+            true => Files::elsewhere(&self.folder),
+            false => Ok(Files::Here),
+        }
+    }
+
+    /// Where the process would listen, by the names that it has for that.
+    fn run_dirs(&self, files: &Files) -> Vec<PathBuf> {
         let mut folders = match self.variable("REWARM_RUN_DIR") {
             Some(folder) => vec![PathBuf::from(folder)],
             None => run_dirs_of(self.uid(), self.variable("XDG_RUNTIME_DIR").as_deref()),
         };
-        if self.is_elsewhere() {
+        folders.extend(match files {
+            Files::Here => Settings::from_env().0.run_dirs,
             // Its user may well be another there.
-            folders.extend(run_dirs_of(0, None));
-            for folder in &mut folders {
-                *folder = self.folder_from_here(folder);
-            }
-        } else {
-            folders.extend(Settings::from_env().0.run_dirs);
-        }
+            Files::Elsewhere(_) => run_dirs_of(0, None),
+        });
         folders.extend(self.folders_of_listeners());
         let mut seen = Vec::new();
         folders.retain(|folder| {
-            let fresh = !seen.contains(folder) && self.is_trusted(folder);
+            let fresh = !seen.contains(folder) && self.is_trusted(files, folder);
             seen.push(folder.clone());
             fresh
         });
@@ -262,15 +269,14 @@ impl Process {
             let is_listening = fields.nth(3)? == LISTENING;
             let path = fields.nth(3)?.strip_suffix(&name)?;
             let is_absolute = path.starts_with('/');
-            (is_listening && is_absolute).then(|| self.folder_from_here(Path::new(path)))
+            (is_listening && is_absolute).then(|| PathBuf::from(path))
         };
         sockets.lines().filter_map(folder).collect()
     }
 
     /// Whether nobody could answer there in place of the process but its user, or ours.
-    fn is_trusted(&self, folder: &Path) -> bool {
-        let owner = fs::symlink_metadata(folder).map(|found| found.uid());
-        owner.map_or(true, |owner| {
+    fn is_trusted(&self, files: &Files, folder: &Path) -> bool {
+        files.owner(folder).map_or(true, |owner| {
             owner == self.uid() || owner == effective_uid()
         })
     }

@@ -115,7 +115,7 @@ fn place(process: &Process, folder: &Path) -> PathBuf {
     });
     std::iter::once(first.clone())
         .chain(others)
-        .find(|place| process.folder_from_here(place).symlink_metadata().is_err())
+        .find(|place| !process.has(place))
         .unwrap_or(first)
 }
 

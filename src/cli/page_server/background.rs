@@ -8,10 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// What the background says once it is ready; all else is why it is not.
-const READY: &[u8] = b"ready";
+/// How a text begins that says what the background does; all else is why it cannot.
+const READY: &str = "ready: ";
 
-/// What may come of a failure, in bytes.
+/// What is taken of a text, in bytes.
 const MOST_BYTES: u64 = 16 << 10;
 
 /// The two processes after a fork.
@@ -74,25 +74,26 @@ fn leave(log: &File) -> Result<()> {
 }
 
 impl Started {
-    /// Waits until CRIU can connect.
+    /// Waits until the background is ready, and tells what it does.
     ///
     /// # Errors
     /// Why it cannot.
-    pub(super) fn wait(self) -> Result<()> {
+    pub(super) fn wait(self) -> Result<String> {
         let mut said = Vec::new();
         self.0.take(MOST_BYTES).read_to_end(&mut said)?;
-        match said.as_slice() {
-            READY => Ok(()),
-            [] => bail!("the page server was killed before it could listen"),
-            why => bail!(String::from_utf8_lossy(why).into_owned()),
+        let said = String::from_utf8_lossy(&said);
+        match said.strip_prefix(READY) {
+            Some(text) => Ok(text.to_owned()),
+            None if said.is_empty() => bail!("the page server was killed before it could listen"),
+            None => bail!(said.into_owned()),
         }
     }
 }
 
 impl Background {
-    /// CRIU can connect.
-    pub(super) fn ready(&mut self) {
-        self.say(READY);
+    /// CRIU may begin.
+    pub(super) fn ready(&mut self, text: &str) {
+        self.say(&format!("{READY}{text}"));
     }
 
     /// Does the work to its end. Until it is ready, the command says what is wrong.
@@ -105,15 +106,15 @@ impl Background {
     ) -> Result<ExitCode> {
         let end = work(&mut self);
         if let Err(error) = &end {
-            self.say(format!("{error:#}").as_bytes());
+            self.say(&format!("{error:#}"));
         }
         end.map(|()| ExitCode::SUCCESS)
     }
 
-    fn say(&mut self, word: &[u8]) {
+    fn say(&mut self, text: &str) {
         if let Some(mut starter) = self.0.take() {
             // If the command was killed, there is nobody to tell.
-            let _ = starter.write_all(word);
+            let _ = starter.write_all(text.as_bytes());
         }
     }
 }

@@ -1,15 +1,18 @@
 //! `rewarm page-server`: fills restored processes' memory.
 
+mod ahead;
 mod background;
 
 use super::{print_json, progress, text};
 use anyhow::{Context, Result, bail};
 use background::{Background, Side};
-use rewarm::criu::pages::{PageReport, PageServer, PageServerOptions, can_serve, serve};
+use rewarm::criu::pages::{
+    PageReport, PageServer, PageServerOptions, can_serve, serve, why_not_beside_criu,
+};
 use rewarm::pidfd::Pidfd;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +45,9 @@ pub(super) struct PageServerArgs {
     /// end after the restore by this process, also if it asks for no pages
     #[arg(long, value_name = "PID")]
     for_pid: Option<u32>,
+    /// where pages cannot come later, read the images into the page cache for CRIU
+    #[arg(long)]
+    or_read_ahead: bool,
     /// go on in the background as soon as CRIU can connect
     #[arg(long)]
     detach: bool,
@@ -58,36 +64,46 @@ pub(super) fn run(args: &PageServerArgs) -> Result<ExitCode> {
         return serve_all(args, None).map(|()| ExitCode::SUCCESS);
     }
     match background::fork(args.log.as_deref())? {
-        Side::Starter(started) => started.wait().map(|()| ExitCode::SUCCESS),
+        Side::Starter(started) => {
+            println!("{}", started.wait()?);
+            Ok(ExitCode::SUCCESS)
+        }
         Side::Background(background) => background.run(|here| serve_all(args, Some(here))),
     }
 }
 
 fn serve_all(args: &PageServerArgs, mut background: Option<&mut Background>) -> Result<()> {
-    if let Err(reason) = can_serve() {
-        bail!(reason);
-    }
+    let images = &args.images;
+    std::fs::read_dir(images).with_context(|| images.display().to_string())?;
+    let mut ready = |text: &str| -> Result<()> {
+        if !args.json {
+            println!("{text}");
+            // Whoever starts CRIU waits for it.
+            std::io::stdout().flush()?;
+        }
+        if let Some(background) = background.as_deref_mut() {
+            background.ready(text);
+        }
+        Ok(())
+    };
     let criu = args.for_pid.map(|pid| {
         let opened = Pidfd::open(pid);
         opened.with_context(|| format!("cannot watch process {pid}"))
     });
     let criu = criu.transpose()?;
+    match why_not(images) {
+        None => {}
+        Some(why) if args.or_read_ahead => return read_ahead(images, &why, criu.as_ref(), ready),
+        Some(why) => bail!(why),
+    }
     let options = PageServerOptions {
-        images: args.images.clone(),
-        work: args.work.clone().unwrap_or_else(|| args.images.clone()),
+        images: images.clone(),
+        work: args.work.clone().unwrap_or_else(|| images.clone()),
         digests: None,
     };
-    std::fs::read_dir(&options.images).with_context(|| args.images.display().to_string())?;
     loop {
         let mut server = PageServer::start(&options)?;
-        if !args.json {
-            println!("listening on {}", server.socket().display());
-            // Whoever starts CRIU waits for it.
-            std::io::stdout().flush()?;
-        }
-        if let Some(background) = background.as_deref_mut() {
-            background.ready();
-        }
+        ready(&format!("listening on {}", server.socket().display()))?;
         let end = wait(&mut server, criu.as_ref());
         let end = end.and_then(|report| tell(args, server, report));
         if args.once || criu.is_some() {
@@ -96,6 +112,34 @@ fn serve_all(args: &PageServerArgs, mut background: Option<&mut Background>) -> 
         if let Err(error) = end {
             // The next restore may go better.
             eprintln!("rewarm: {}", text::printable(&format!("{error:#}")));
+        }
+    }
+}
+
+/// Why the pages of a folder of images cannot come later.
+fn why_not(images: &Path) -> Option<String> {
+    let link = images.join("parent");
+    let continues = link.symlink_metadata().is_ok().then(|| {
+        format!(
+            "{}: the images continue those of another dump",
+            link.display()
+        )
+    });
+    can_serve().err().or(continues)
+}
+
+/// Says what is done in place of serving, and does it.
+fn read_ahead(
+    images: &Path,
+    why: &str,
+    criu: Option<&Pidfd>,
+    mut ready: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    match why_not_beside_criu(images)? {
+        Some(reason) => ready(&format!("nothing is read ahead, as {reason} ({why})")),
+        None => {
+            ready(&format!("the images are read ahead ({why})"))?;
+            ahead::read_all(images, criu)
         }
     }
 }

@@ -126,7 +126,10 @@ pub fn digest_pages(images: &Path) -> Result<PageDigests, PagesError> {
 }
 
 /// All files of pages of a folder.
-pub(super) fn page_files(images: &Path) -> Result<Vec<Arc<PageFile>>, PagesError> {
+///
+/// # Errors
+/// If the folder or a file cannot be opened.
+pub fn page_files(images: &Path) -> Result<Vec<Arc<PageFile>>, PagesError> {
     let failed = |error| PagesError::system(images.display().to_string(), error);
     let mut paths = Vec::new();
     for entry in fs::read_dir(images).map_err(failed)? {

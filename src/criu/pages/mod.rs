@@ -62,7 +62,7 @@ mod uffd;
 mod victims;
 
 pub use ahead::why_not_beside_criu;
-pub use digests::{PageDigests, digest_pages};
+pub use digests::{PageDigests, digest_pages, page_files};
 pub use error::PagesError;
 pub use guard::{PageServer, PageServerOptions, SERVE};
 pub use server::serve;

@@ -9,6 +9,7 @@ use crate::ffi::{In, Out};
 use crate::journal::tid;
 use crate::world::{self, World};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
@@ -103,10 +104,39 @@ fn here(world: &'static World, request: Request, argument: u32) -> Answer<u32> {
     }
 }
 
+/// Names of sockets are a network namespace's own, and pids in them the process's own.
+fn connect(pid: i32) -> std::io::Result<UnixStream> {
+    let own_pid =
+        status_of(pid, "NSpid:").and_then(|pids| pids.split_whitespace().last()?.parse().ok());
+    let address = address(own_pid.unwrap_or(pid))?;
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let there = network(&pid.to_string());
+    if there.is_none() || there == network("self") {
+        return UnixStream::connect_addr(&address);
+    }
+    let connect_there = || {
+        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+        // SAFETY: an open descriptor. It is this thread that changes, and ends.
+        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        UnixStream::connect_addr(&address)
+    };
+    std::thread::scope(|scope| scope.spawn(connect_there).join())
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))
+}
+
+/// A line of `/proc/PID/status`.
+fn status_of(pid: i32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.to_owned())
+}
+
 /// A process that cannot be reached does not use this driver.
 fn there(pid: i32, request: Request, argument: u32) -> Answer<u32> {
     let talk = || -> std::io::Result<[u32; 2]> {
-        let mut server = UnixStream::connect_addr(&address(pid)?)?;
+        let mut server = connect(pid)?;
         server.write_all(&join(request as u32, argument))?;
         let mut words = [0; 8];
         server.read_exact(&mut words)?;
@@ -121,9 +151,8 @@ fn there(pid: i32, request: Request, argument: u32) -> Answer<u32> {
 
 /// The process that a thread belongs to, if it exists and is not another user's.
 fn process_of(thread: i32) -> Answer<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let number = |name: &str| -> Option<u32> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let line = status_of(thread, name)?;
         line.split_whitespace().next()?.parse().ok()
     };
     // SAFETY: has no requirements.
