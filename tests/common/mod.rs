@@ -15,6 +15,7 @@ pub mod criu;
 pub mod live;
 pub mod plugin;
 pub mod plugins;
+pub mod podman;
 mod run;
 pub mod saved;
 pub mod standin;
