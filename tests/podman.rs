@@ -5,7 +5,7 @@ mod common;
 
 use common::cli::{stderr, text};
 use common::podman::{IMAGE, Pipes, Podman, path_of, script};
-use common::{Scratch, libraries, repository, until};
+use common::{Scratch, libraries, repository};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -315,17 +315,31 @@ fn a_set_up_has_the_modes_that_it_says_and_touches_nobody_elses_files() {
 }
 
 #[test]
-fn a_snapshot_that_is_gone_is_told_and_the_container_does_not_answer_wrongly() {
+fn a_snapshot_that_is_gone_is_named_and_nothing_goes_on_without_it() {
     let Some(podman) = Podman::or_skip() else {
         return;
     };
     podman.rewarm(&["setup"]);
-    let _pipes = started(&podman, "lost");
+    let mut pipes = started(&podman, "lost");
     podman.podman(&["container", "checkpoint", "--keep", "lost"]);
-    for snapshot in podman.snapshots() {
-        fs::remove_dir_all(snapshot).unwrap();
-    }
-    let output = podman.output("podman", &["container", "restore", "--keep", "lost"]);
-    eprintln!("{output:?}\n{}", podman.logs());
-    until("something", || true);
+    let [snapshot] = &podman.snapshots()[..] else {
+        panic!("there is not one snapshot");
+    };
+    let aside = podman.file("aside");
+    fs::rename(snapshot, &aside).unwrap();
+    podman.podman(&["container", "restore", "--keep", "lost"]);
+    let pid = podman.podman(&["inspect", "--format={{.State.Pid}}", "lost"]);
+    let thaw = || {
+        let arguments = ["thaw", "--pid", pid.trim()];
+        podman.output(env!("CARGO_BIN_EXE_rewarm"), &arguments)
+    };
+    let output = thaw();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains(text(snapshot)), "{output:?}");
+    // It waits, and then gives the answer that it would have given.
+    pipes.send("check");
+    fs::rename(&aside, snapshot).unwrap();
+    let output = thaw();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(pipes.answer(), "ok");
 }

@@ -346,10 +346,15 @@ impl Pipes {
         line
     }
 
+    /// Sends a line without waiting for the answer.
+    pub fn send(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("the pipe has room");
+    }
+
     /// Sends a line and returns the answer.
     #[track_caller]
     pub fn ask(&mut self, line: &str) -> String {
-        writeln!(self.input, "{line}").expect("the pipe has room");
+        self.send(line);
         self.answer()
     }
 }
