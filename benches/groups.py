@@ -8,6 +8,7 @@ import subprocess
 import freezing
 import loading
 import overhead
+import podman
 import processes
 from report import at_least, doubted, row, size_name, skipped
 from runner import GIB, KIB, MIB, Skip, evidence, fanned, say
@@ -405,4 +406,5 @@ GROUPS = {
     "process_cold": (processes.process_cold, 100, 40),
     "process_four": (processes.process_four, 100, 40),
     "freezable": (overhead.freezable, 100, 30),
+    "podman": (podman.restores, 100, 60),
 }

@@ -19,6 +19,7 @@ DRIVER_ONLY = {
     "checkpoint": ["checkpoint.c"],
     "writers": ["writers.c"],
     "allocations": ["allocations.c"],
+    "container": ["container.c"],
 }
 
 

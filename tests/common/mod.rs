@@ -18,6 +18,7 @@ pub mod pages;
 pub mod packages;
 pub mod plugin;
 pub mod plugins;
+pub mod podman;
 mod run;
 pub mod runc;
 pub mod saved;

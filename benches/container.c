@@ -1,0 +1,42 @@
+// What a container of the podman rows runs: a server with host memory, that answers through named pipes.
+//   container MIB IN OUT
+// Writes MIB of pseudo-random bytes, says "ready", and then answers each line of IN with one on OUT:
+//   ping       "pong", which takes a few pages of it
+//   check      "ok" if every word is what was written, else "WRONG BYTES"
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t next(uint64_t *state) {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    return *state ^= *state << 17;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 4) return 2;
+    size_t words = (size_t)atol(argv[1]) << 17;
+    uint64_t *memory = malloc(words * sizeof *memory);
+    // Both ends are open, so that neither waits for the other nor sees its end.
+    FILE *in = fopen(argv[2], "r+"), *out = fopen(argv[3], "r+");
+    if (!memory || !in || !out) return 1;
+    uint64_t state = 88172645463325252u;
+    for (size_t i = 0; i < words; i++) memory[i] = next(&state);
+    fputs("ready\n", out);
+    fflush(out);
+    char line[64];
+    while (fgets(line, sizeof line, in)) {
+        const char *answer = "pong\n";
+        if (!strcmp(line, "check\n")) {
+            state = 88172645463325252u;
+            answer = "ok\n";
+            for (size_t i = 0; i < words; i++)
+                if (memory[i] != next(&state)) answer = "WRONG BYTES\n";
+        }
+        fputs(answer, out);
+        fflush(out);
+    }
+    return 0;
+}
