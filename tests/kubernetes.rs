@@ -50,6 +50,7 @@ fn the_manifests_are_right() {
 fn what_is_wrong_in_a_manifest_is_found() {
     let scratch = Scratch::new();
     let mistakes = [
+        ("pod.yaml", "kind: Pod", "kind: [Pod", "while parsing"),
         (
             "pod.yaml",
             "containerPort: 8000",
@@ -79,7 +80,7 @@ fn what_is_wrong_in_a_manifest_is_found() {
         (
             "pod.yaml",
             "runAsNonRoot: true",
-            "runAsNonRoot: true\n  fsUser: 1",
+            "runAsNonRoot: true\n    fsUser: 1",
             "fsUser",
         ),
         (
@@ -113,21 +114,26 @@ fn what_is_wrong_in_a_manifest_is_found() {
             "other.yaml is not there",
         ),
     ];
-    for (name, right, wrong, words) in mistakes {
-        let path = repository().join("examples/kubernetes").join(name);
-        let manifest = fs::read_to_string(path).unwrap();
-        assert!(manifest.contains(right), "{right} is not in {name}");
-        let broken = scratch.file(name);
-        fs::write(&broken, manifest.replace(right, wrong)).unwrap();
-        let Some(output) = check(std::slice::from_ref(&broken)) else {
-            return;
-        };
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{wrong}: {output:?}");
-        assert!(said.contains(text(&broken)), "{wrong}: {said}");
-        assert!(
-            words.split('|').any(|word| said.contains(word)),
-            "{wrong}: {said}"
-        );
+    let broken: Vec<_> = mistakes
+        .iter()
+        .enumerate()
+        .map(|(number, (name, right, wrong, _))| {
+            let path = repository().join("examples/kubernetes").join(name);
+            let manifest = fs::read_to_string(path).unwrap();
+            assert!(manifest.contains(right), "{right} is not in {name}");
+            let broken = scratch.file(&format!("{number}.yaml"));
+            fs::write(&broken, manifest.replace(right, wrong)).unwrap();
+            broken
+        })
+        .collect();
+    let Some(output) = check(&broken) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    for (file, (_, _, wrong, words)) in broken.iter().zip(mistakes) {
+        let mut lines = said.lines().filter(|line| line.starts_with(text(file)));
+        let is_found = lines.any(|line| words.split('|').any(|word| line.contains(word)));
+        assert!(is_found, "{wrong}: {said}");
     }
 }

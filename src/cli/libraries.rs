@@ -30,8 +30,8 @@ impl Missing {
             .collect();
         let looked = folders.join(" and ");
         format!(
-            "Looked in {looked}: install them from rewarm's source with scripts/install{}, \
-             or name their folder in {LIB_DIR}",
+            "Looked in {looked}: in rewarm's source, build them with scripts/build or install \
+             them with scripts/install{}; or name their folder in {LIB_DIR}",
             self.prefix()
         )
     }

@@ -96,7 +96,12 @@ def kustomization_problems(manifest, folder):
 def problems(version, path):
     text = path.read_text()
     yield from version_problems(version, text)
-    for manifest in yaml.safe_load_all(text):
+    try:
+        manifests = list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        yield " ".join(str(error).split())
+        return
+    for manifest in manifests:
         if manifest.get("apiVersion") == KUSTOMIZE:
             yield from kustomization_problems(manifest, path.parent)
             continue
