@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::pages::{Machine, all, blocks, page};
+use common::pages::{Machine, all, blocks, commands, page};
 use common::weights::safetensors;
 use common::{criu, repository};
 use std::collections::BTreeSet;
@@ -60,18 +60,12 @@ const SETTLE: &str = "until-it-succeeds rewarm status --pid $!\n";
 
 /// The blocks of commands of a page. What runs in the background at a block's end has
 /// begun to use CUDA before the next one.
-fn commands(name: &str) -> Vec<String> {
-    let shell = blocks(name)
-        .into_iter()
-        .filter(|block| block.language == "sh");
-    let texts = shell.map(|block| {
-        let starts = block.text.trim_end().ends_with('&');
-        let settle = if starts { SETTLE } else { "" };
-        format!(": {name}:{}\n{}{settle}", block.line, block.text)
-    });
-    let texts: Vec<_> = texts.collect();
-    assert!(!texts.is_empty(), "{name} has no commands");
-    texts
+fn settled(name: &str) -> Vec<String> {
+    let settle = |block: String| match block.trim_end().ends_with('&') {
+        true => block + SETTLE,
+        false => block,
+    };
+    commands(name).into_iter().map(settle).collect()
 }
 
 /// A server that was started for a page whose commands find one.
@@ -90,7 +84,7 @@ fn the_commands_of_the_readme() {
     // .ci/run itself runs these.
     let ci = page(".ci/run");
     assert!(ci.contains("\nscripts/demo\n") && ci.contains("scripts/test "));
-    let [_, run, podman, wrapper, sleep] = &commands("README.md")[..] else {
+    let [_, run, podman, wrapper, sleep] = &settled("README.md")[..] else {
         panic!("README.md has other commands than this test knows");
     };
     // It stays in the foreground.
@@ -102,19 +96,19 @@ fn the_commands_of_the_readme() {
 #[test]
 fn the_commands_for_loading() {
     let Some(machine) = machine() else { return };
-    machine.run(&commands("docs/loading.md").concat());
+    machine.run(&settled("docs/loading.md").concat());
 }
 
 #[test]
 fn the_commands_for_sleeping() {
     let Some(machine) = machine() else { return };
-    machine.run(&commands("docs/sleep.md").concat());
+    machine.run(&settled("docs/sleep.md").concat());
 }
 
 #[test]
 fn the_commands_for_the_state() {
     let Some(machine) = machine() else { return };
-    machine.run(&format!("{SERVER}{}", commands("docs/status.md").concat()));
+    machine.run(&format!("{SERVER}{}", settled("docs/status.md").concat()));
 }
 
 #[test]
@@ -129,7 +123,7 @@ mkdir -m 700 $IMAGES
 (setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >sleeper)
 criu dump -t \"$(cat sleeper)\" -D $IMAGES --shell-job
 ";
-    let script = commands("docs/checkpoint.md").concat();
+    let script = settled("docs/checkpoint.md").concat();
     machine.run(&format!("{SERVER}{images}{script}"));
 }
 
@@ -141,7 +135,7 @@ fn the_commands_for_vllm() {
     }
     let wrapper = std::fs::read(repository().join("examples/vllm/warm_start.py")).unwrap();
     let machine = machine.file("warm_start.py", wrapper);
-    let [serve, warm, sleeper, sleep] = &commands("docs/vllm.md")[..] else {
+    let [serve, warm, sleeper, sleep] = &settled("docs/vllm.md")[..] else {
         panic!("docs/vllm.md has other commands than this test knows");
     };
     let (warm, _) = warm.rsplit_once(SETTLE).unwrap();
@@ -155,7 +149,7 @@ fn the_commands_for_vllm() {
 #[test]
 fn the_commands_for_troubleshooting() {
     let Some(machine) = machine() else { return };
-    let script = commands("docs/troubleshooting.md").concat();
+    let script = settled("docs/troubleshooting.md").concat();
     machine.run(&format!("{SERVER}{script}"));
 }
 
@@ -193,18 +187,28 @@ fn the_messages_of_troubleshooting_are_the_programs() {
 }
 
 /// Where the commands of each page are run.
-const RUN_BY: &[(&str, &[&str])] = &[(
-    "tests/docs.rs",
-    &[
-        "README.md",
-        "docs/loading.md",
-        "docs/sleep.md",
-        "docs/status.md",
-        "docs/checkpoint.md",
-        "docs/vllm.md",
-        "docs/troubleshooting.md",
-    ],
-)];
+const RUN_BY: &[(&str, &[&str])] = &[
+    ("tests/bench_cold.rs", &["docs/benchmarks.md"]),
+    (
+        "tests/docs_packaging.rs",
+        &["docs/install.md", "docs/kubernetes.md"],
+    ),
+    ("tests/inspect.rs", &["docs/inspect.md"]),
+    ("tests/podman.rs", &["docs/podman.md"]),
+    ("tests/runc.rs", &["docs/runc.md"]),
+    (
+        "tests/docs.rs",
+        &[
+            "README.md",
+            "docs/loading.md",
+            "docs/sleep.md",
+            "docs/status.md",
+            "docs/checkpoint.md",
+            "docs/vllm.md",
+            "docs/troubleshooting.md",
+        ],
+    ),
+];
 
 #[test]
 fn every_page_with_commands_is_run_by_a_test() {

@@ -5,27 +5,18 @@
 mod common;
 
 use common::packages::{can_run_as_root, copy_of_the_repository, fresh_debian, stand_in, succeeds};
+use common::pages::commands;
 use common::{Scratch, libraries, repository};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// The blocks of commands of a page, in order.
-fn commands(page: &str) -> String {
-    let text = fs::read_to_string(repository().join("docs").join(page)).unwrap();
-    let blocks = text.split("\n```sh\n").skip(1);
-    let blocks: Vec<_> = blocks
-        .map(|rest| rest.split_once("\n```").unwrap().0)
-        .collect();
-    assert!(blocks.len() > 3, "{page}: {blocks:?}");
-    blocks.join("\n")
-}
 
 /// Runs the commands of a page in a copy of the repository, as a user with a home
 /// folder of its own.
 #[track_caller]
 fn run(page: &str, copy: &Path, home: &Path, stand_ins: &Path) {
     let commands = commands(page)
+        .concat()
         // Everything is built, and another build would take minutes.
         .replace("scripts/install\n", "scripts/install --built\n")
         .replace(
@@ -84,7 +75,7 @@ fn the_commands_of_the_page_on_installing_work() {
         libraries().canonicalize().unwrap().display()
     );
     stand_in(&stand_ins, "cargo", &cargo);
-    run("install.md", &copy, &home, &stand_ins);
+    run("docs/install.md", &copy, &home, &stand_ins);
     assert!(debian.join("usr/bin/rewarm").is_file());
     assert!(home.join(".cargo/lib/rewarm/librewarm.so").is_file());
     assert!(!home.join(".local/bin/rewarm").exists());
@@ -130,5 +121,5 @@ fn the_commands_of_the_page_on_kubernetes_fit_together() {
 case "$*" in *TREE=prebuilt*) [ -f target/package/root/usr/bin/rewarm ] ;; esac
 case "$*" in *" -t registry.example.com/rewarm:"*" .") ;; *) exit 1 ;; esac"#;
     stand_in(&stand_ins, "podman", podman);
-    run("kubernetes.md", &copy, &home, &stand_ins);
+    run("docs/kubernetes.md", &copy, &home, &stand_ins);
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::cli::{stderr, text};
+use common::pages::commands;
 use common::podman::{IMAGE, Pipes, Podman, path_of, script};
 use common::{Scratch, libraries, repository};
 use std::fs;
@@ -96,22 +97,15 @@ fn a_container_that_is_kept_goes_on_without_an_archive() {
 /// The commands of the page, one block after the other, with the page's variables.
 #[test]
 fn the_page_says_what_works() {
-    let page = fs::read_to_string(repository().join("docs/podman.md")).unwrap();
-    let blocks: Vec<_> = page.split("\n```sh\n").skip(1).collect();
-    let blocks: Vec<_> = blocks
-        .iter()
-        .map(|rest| rest.split_once("\n```\n").expect("a block ends").0)
-        .collect();
-    assert!(blocks.len() > 5, "{blocks:?}");
     let Some(podman) = Podman::or_skip() else {
         return;
     };
     let pipes = Pipes::new(&podman, "page-data");
     fs::create_dir(podman.file("checkpoints")).unwrap();
-    for block in blocks {
+    for block in commands("docs/podman.md") {
         let output = podman
             .command("sh")
-            .args(["-euc", block])
+            .args(["-euc", &block])
             .env("IMAGE", IMAGE)
             .env("DATA", pipes.folder())
             .env("CHECKPOINTS", podman.file("checkpoints"))

@@ -65,6 +65,18 @@ pub fn blocks(name: &str) -> Vec<Block> {
     blocks
 }
 
+/// The blocks of commands of a page, each below a comment that tells where it is.
+#[track_caller]
+pub fn commands(name: &str) -> Vec<String> {
+    let shell = blocks(name)
+        .into_iter()
+        .filter(|block| block.language == "sh");
+    let texts = shell.map(|block| format!(": {name}:{}\n{}", block.line, block.text));
+    let texts: Vec<_> = texts.collect();
+    assert!(!texts.is_empty(), "{name} has no commands");
+    texts
+}
+
 /// A machine for typing commands: mount, network and PID namespaces of its own, in which
 /// `/srv` and `/opt` are empty, rewarm lies in `/opt/rewarm`, a GPU of the software
 /// driver is there, and what a command names is there, too, as small as it can be.
