@@ -6,7 +6,7 @@ mod common;
 
 use common::packages::{can_run_as_root, copy_of_the_repository, fresh_debian, stand_in, succeeds};
 use common::pages::commands;
-use common::{Scratch, libraries, repository};
+use common::{Scratch, libraries};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 /// Bytes and mappings.
 type Sum = (u64, u64);
 
+/// Pid, name and kinds of mappings of a process.
+type Member = (u32, String, Vec<(&'static str, Sum)>);
+
 /// Anonymous mappings from this size on may be weights or device memory.
 const LARGE: u64 = 32 << 20;
 
@@ -22,7 +25,7 @@ pub(super) struct Summing<'a> {
     facts: &'a mut Facts,
     bytes: u64,
     kinds: BTreeMap<&'static str, Sum>,
-    processes: Largest<(u32, String, Vec<(&'static str, Sum)>)>,
+    processes: Largest<Member>,
     process_count: u64,
     /// By folder of images and name.
     files: HashMap<(MappingKind, Vec<u8>), u64>,
@@ -121,8 +124,8 @@ impl<'a> Summing<'a> {
 
     fn add_shared(&mut self, id: u64, set: &Set, runs: &PageRuns) {
         // The kernel names shared memory of no file so.
-        let is_named = |name: &&Box<[u8]>| ***name != *b"/dev/zero";
-        let memfd = set.memfds.get(&id).filter(is_named);
+        let memfd = set.memfds.get(&id).map(|name| &**name);
+        let memfd = memfd.filter(|name| *name != b"/dev/zero");
         let kind = match memfd {
             Some(_) => MappingKind::Memfd,
             None => MappingKind::Shared,
@@ -138,7 +141,7 @@ impl<'a> Summing<'a> {
             (format!("memory, {}", kind_name(kind)), name())
         });
         if let Some(name) = memfd {
-            let key = (kind, [b"memfd ", &**name].concat());
+            let key = (kind, [b"memfd ", name].concat());
             *self.files.entry(key).or_default() += runs.bytes;
         }
     }

@@ -63,7 +63,7 @@ impl Role {
         let Ok(name) = std::str::from_utf8(name) else {
             return Role::Other;
         };
-        let known = match name {
+        match name {
             "files.img" => Role::Files,
             "memfd.img" => Role::Memfds,
             "stats-dump" | "stats-restore" => Role::Stats,
@@ -83,9 +83,8 @@ impl Role {
             | "resolv.conf"
             | "artifacts"
             | "io.kubernetes.cri-o.LogPath" => Role::Config,
-            _ => return Role::of_kind(path, name),
-        };
-        known
+            _ => Role::of_kind(path, name),
+        }
     }
 
     fn of_kind(path: &[u8], name: &str) -> Role {
