@@ -6,7 +6,7 @@ mod common;
 use common::cli::{stderr, text};
 use common::pages::commands;
 use common::podman::{IMAGE, Pipes, Podman, path_of, script};
-use common::{Scratch, libraries, repository};
+use common::{Scratch, libraries};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
