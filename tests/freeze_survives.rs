@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Has so little memory that hundreds of rounds take seconds.
 fn program() -> Live {
     let run = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
-    Live::start(run.arg("memory=small,tiny,own,zero"))
+    Live::start(run.arg("memory=small,tiny,own,blank"))
 }
 
 /// splitmix64.

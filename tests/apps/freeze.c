@@ -174,8 +174,8 @@ static void map_own(struct block *block)
 static const struct {
     const char *kind;
     size_t bytes;
-} PLAIN[] = {{"small", 100000}, {"tiny", 2 << 20}, {"plain", 4 << 20}, {"odd", (5 << 20) + 4099}, {"zero", 8 << 20}, 
-             {"large", 48 << 20}};
+} PLAIN[] = {{"small", 100000}, {"tiny", 2 << 20}, {"plain", 4 << 20}, {"odd", (5 << 20) + 4099}, {"zero", 8 << 20},
+             {"blank", 2 << 20}, {"large", 48 << 20}};
 
 /* A block of memory of another process, which a child made for it. */
 static void import(struct block *block)
@@ -244,7 +244,8 @@ static struct block *allocate(int context, const char *kind)
     block_count++;
     block->pieces = calloc(pieces_of(block), sizeof *block->pieces);
     clear(block);
-    for (size_t piece = 0; strcmp(kind, "zero") && piece < pieces_of(block); piece++) fill(block, piece, ++seed);
+    if (!strcmp(kind, "zero") || !strcmp(kind, "blank")) return block;
+    for (size_t piece = 0; piece < pieces_of(block); piece++) fill(block, piece, ++seed);
     return block;
 }
 
