@@ -4,7 +4,7 @@ use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds
 use super::{Usage, print_json, text};
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::control::{
-    Freeze, FreezeReport, Order, Prepare, PrepareReport, Process, ProcessReport, State, Thaw,
+    Freeze, FreezeReport, Prepare, PrepareReport, Process, ProcessReport, State, Thaw,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -183,11 +183,8 @@ fn freeze(args: &FreezeArgs, folder: &Path, processes: &[Process]) -> Result<Vec
 /// Thaws what was frozen, and says for each process what holds now.
 fn undo(frozen: Vec<&Process>) -> Vec<String> {
     let request = Thaw {
-        from: None,
-        keep_snapshot: false,
-        verify: true,
         wait_seconds: UNDO_WAIT_SECONDS,
-        order: Order::default(),
+        ..Thaw::default()
     };
     let results = together(frozen.iter().copied(), |process, show| {
         Ok(process.connect()?.thaw(request.clone(), show)?)

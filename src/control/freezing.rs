@@ -61,6 +61,19 @@ pub struct Thaw {
     pub order: Order,
 }
 
+impl Default for Thaw {
+    /// Verified, from where the snapshot is, which then goes; without waiting.
+    fn default() -> Thaw {
+        Thaw {
+            from: None,
+            keep_snapshot: false,
+            verify: true,
+            wait_seconds: 0.0,
+            order: Order::default(),
+        }
+    }
+}
+
 impl Thaw {
     /// Longest [`Thaw::wait_seconds`], for those who wait as long as it takes.
     pub const MAX_WAIT_SECONDS: f64 = 1e9;

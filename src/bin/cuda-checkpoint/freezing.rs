@@ -1,9 +1,7 @@
 //! Device memory that goes to a snapshot before a lock, and comes back after an unlock.
 
 use rewarm::config::Settings;
-use rewarm::control::{
-    ControlError, Freeze, Order, Process, ProcessError, ProcessReport, State, Thaw,
-};
+use rewarm::control::{ControlError, Freeze, Process, ProcessError, ProcessReport, State, Thaw};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -171,10 +169,8 @@ pub(crate) fn post_thaw(process: &Process) -> Result<(), FreezingError> {
 
 fn request() -> Thaw {
     Thaw {
-        from: None,
         keep_snapshot: true,
-        verify: true,
         wait_seconds: WAIT_SECONDS,
-        order: Order::default(),
+        ..Thaw::default()
     }
 }

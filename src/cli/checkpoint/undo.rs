@@ -10,7 +10,7 @@ use super::work::Work;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::tree::Facts;
 use rewarm::checkpoint::{GPU, Manifest, Place};
-use rewarm::control::{Order, Process, State, Thaw};
+use rewarm::control::{Process, State, Thaw};
 use rewarm::driver::{CheckpointDriver, CheckpointError, CudaState};
 use rewarm::pidfd::Pidfd;
 use serde::{Deserialize, Serialize};
@@ -203,9 +203,8 @@ fn thaw(pid: u32, from: PathBuf, keep_snapshot: bool) -> Result<()> {
     let request = Thaw {
         from: Some(from),
         keep_snapshot,
-        verify: true,
         wait_seconds: WAIT_SECONDS,
-        order: Order::default(),
+        ..Thaw::default()
     };
     let thawed = process.connect()?.thaw(request, &mut |_| {});
     thawed

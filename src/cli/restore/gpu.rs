@@ -4,7 +4,7 @@ use super::super::fleet::together;
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::checkpoint::fit::{self, GpuPlan, Misfit};
 use rewarm::checkpoint::{GpuEntry, Machine, Manifest, ProcessEntry};
-use rewarm::control::{Order, Process, Progress, State, Thaw, ThawReport};
+use rewarm::control::{Process, Progress, State, Thaw, ThawReport};
 use rewarm::driver::sys::{CUresult, CUuuid};
 use rewarm::driver::{CheckpointDriver, CudaState, DeviceFacts, Devices, Uuid};
 use std::path::Path;
@@ -202,9 +202,8 @@ impl Way<'_> {
         let request = Thaw {
             from: Some(self.folder.join(snapshot)),
             keep_snapshot: true,
-            verify: true,
             wait_seconds: self.wait_seconds,
-            order: Order::default(),
+            ..Thaw::default()
         };
         Ok(process.connect()?.thaw(request, show)?)
     }
