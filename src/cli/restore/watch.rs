@@ -194,24 +194,33 @@ impl Supervisor {
         work::remove(&self.work);
         match result? {
             Outcome::Failed(code) => Ok(code.into()),
-            Outcome::Restored(_) if detach => Ok(ExitCode::SUCCESS),
-            Outcome::Restored(root) => Ok(wait_for_root(root, &signals)?.code().into()),
+            Outcome::Restored { .. } if detach => Ok(ExitCode::SUCCESS),
+            Outcome::Restored { root, early } => {
+                early.into_iter().for_each(|signal| pass_on(root, signal));
+                Ok(wait_for_root(root, &signals)?.code().into())
+            }
         }
     }
 
     fn wait_for_worker(&self, signals: &Signals) -> Result<Outcome> {
+        let mut early = Vec::new();
         let end = loop {
             if let Some(end) = family::end_of(self.worker) {
                 break end;
             }
             let signal = signals.next();
-            if signal != libc::SIGCHLD {
+            if signal == libc::SIGCHLD {
+                continue;
+            }
+            if self.root().is_none() {
                 let left = self.undo();
                 bail!(BrokenOff { signal, left });
             }
+            // All is restored, and the worker is about to end.
+            early.push(signal);
         };
         if let Some(root) = self.root() {
-            return Ok(Outcome::Restored(root));
+            return Ok(Outcome::Restored { root, early });
         }
         let left = self.undo();
         match end {
@@ -228,12 +237,16 @@ impl Supervisor {
         what_is_left(&left)
     }
 
-    /// The root that the worker, which has ended, declared to be restored.
+    /// The root that the worker has declared to be restored.
     fn root(&self) -> Option<u32> {
         let mut word = [0; 4];
-        self.socket.set_nonblocking(true).ok()?;
-        (&self.socket).read_exact(&mut word).ok()?;
-        Some(u32::from_ne_bytes(word))
+        let (socket, buffer) = (self.socket.as_raw_fd(), word.as_mut_ptr().cast());
+        // SAFETY: a buffer of the length given.
+        let found = unsafe {
+            let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+            libc::recv(socket, buffer, word.len(), flags)
+        };
+        (found == word.len() as isize).then(|| u32::from_ne_bytes(word))
     }
 }
 
@@ -241,8 +254,13 @@ impl Supervisor {
 enum Outcome {
     /// It failed with this exit code, and said why.
     Failed(u8),
-    /// This is the root of the tree.
-    Restored(u32),
+    /// The tree is there.
+    Restored {
+        /// Its root.
+        root: u32,
+        /// Signals that came between that and the worker's end.
+        early: Vec<i32>,
+    },
 }
 
 /// A signal ended the restore.
@@ -272,12 +290,15 @@ fn wait_for_root(root: u32, signals: &Signals) -> Result<End> {
         }
         match signals.next() {
             libc::SIGCHLD => {}
-            // SAFETY: no pointers; the child is not reaped yet.
-            signal => unsafe {
-                libc::kill(root as i32, signal);
-            },
+            signal => pass_on(root, signal),
         }
     }
+}
+
+/// To a child that is not reaped yet.
+fn pass_on(root: u32, signal: i32) {
+    // SAFETY: no pointers.
+    unsafe { libc::kill(root as i32, signal) };
 }
 
 /// The signals that are waited for, in place of their actions.
