@@ -264,7 +264,8 @@ def measured(data):
               ("page cache", text(f"Resident share of the files right before exec, by mincore and cachestat; a mark above {limits['resident_share']:.0%}. Files that "
                                   "other programs have mapped cannot be evicted and are not in the share.")),
               ("GPU and clocks", text(f"nvidia-smi: before a run no program on the GPU, at most {limits['gpu_utilisation']} % busy and {limits['gpu_memory_mib']} MiB in use; "
-                                      f"no slowdown; right after the reply the SM clock at {limits['clock_share']:.0%} of the highest or more.")),
+                                      f"no slowdown by heat or power supply. Right after the reply, if the GPU is {limits['computing']} % busy or more: "
+                                      f"no power cap, and the SM clock at {limits['clock_share']:.0%} of the highest or more.")),
               ("load", text(f"CPUs busy while the benchmark waits, from /proc/stat; a mark above {limits['cpu_share']:.0%}.")),
               ("memory", text("From the wait until the reply: a mark if the kernel killed something for want of memory, or if processes were stalled for it "
                               f"for more than {limits['stalled_seconds']} s (/proc/pressure/memory, where there is one).")),
