@@ -99,6 +99,19 @@ sleep 1000 >/tmp/in &
 /programs/freeze memory=plain,pool </tmp/in >/tmp/out
 ";
 
+/// The commands of docs/kubernetes.md.
+const USE: &str = "\
+answers() { until [ $(wc -l </tmp/out) = $1 ]; do sleep 0.05; done; }
+answers 1
+mkdir -m 700 /snapshots/serve
+rewarm freeze --pid 1 --tree --to /snapshots/serve
+rewarm status
+rewarm thaw --pid 1 --tree --wait
+echo check >/tmp/in
+answers 2
+tail -n 1 /tmp/out
+";
+
 /// With the settings of `examples/kubernetes/pod.yaml`: an ordinary user, no rights, a
 /// root that cannot be written to, and the folders that the DaemonSet has made.
 #[track_caller]
@@ -147,24 +160,13 @@ fn a_pod_is_frozen_and_thawed(podman: &Podman, placed: &Path) {
         ])
         .args(["--entrypoint=/bin/sh", "localhost/rewarm", "-c", SERVE]);
     succeeds(&mut run);
-    let exec =
-        |command: &str| succeeds(&mut podman.command(&["exec", "serve", "sh", "-c", command]));
-    let answers = |count: u32| {
-        let wait = format!(
-            "until [ $(wc -l </tmp/out) = {count} ]; do sleep 0.05; done; tail -n 1 /tmp/out"
-        );
-        exec(&wait)
-    };
-    assert!(answers(1).starts_with("ready "));
-    let rewarm = format!("{inside}/bin/rewarm");
-    exec("mkdir -m 700 /snapshots/serve");
-    exec(&format!(
-        "{rewarm} freeze --pid 1 --tree --to /snapshots/serve"
-    ));
-    assert!(exec(&format!("{rewarm} status")).contains("frozen"));
-    exec(&format!("{rewarm} thaw --pid 1 --tree --wait"));
-    exec("echo check >/tmp/in");
-    assert_eq!(answers(2), "ok\n");
+    let path = format!("PATH={inside}/bin:/bin");
+    let exec = ["exec", "--env", &path, "serve", "sh", "-eux", "-c", USE];
+    let said = succeeds(&mut podman.command(&exec));
+    assert!(
+        said.contains("frozen") && said.ends_with("\nok\n"),
+        "{said}"
+    );
     succeeds(&mut podman.command(&["kill", "serve"]));
 }
 
