@@ -2,6 +2,7 @@
 import os
 import shutil
 
+NAMES = ("cache", "inductor", "triton")  # one of them is in the path of each real one
 # The folders of what compiles for a GPU.
 VARIABLES = ("CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT")
 
@@ -26,10 +27,13 @@ class Caches:
         """Nothing compiled is left for a start of the program; restores need none."""
         if variant.way != "start":
             return
-        if self.asked:
-            shutil.rmtree(os.path.join(self.folder, "start"), ignore_errors=True)
-        for path in self.real:
-            empty(path)
+        for path in [*[os.path.join(self.folder, "start")] * self.asked, *self.real]:
+            try:
+                empty(path)
+            except FileNotFoundError:
+                continue  # the program removed it
+            except OSError as error:
+                raise SystemExit(f"{path}: cannot be emptied: {error.strerror}") from error
 
 
 def checked(path, options):
@@ -42,13 +46,20 @@ def checked(path, options):
     for kept in (home, os.getcwd(), os.path.realpath(options.out), os.path.realpath(options.results)):
         if os.path.commonpath([kept, real]) == real or os.path.ismount(real):
             raise SystemExit(f"--clear-caches-at: {path} holds more than a cache ({kept})")
+    if not any(name in real.lower() for name in NAMES):
+        raise SystemExit(f"--clear-caches-at: {real} does not look like a cache: its path has none of {', '.join(NAMES)}")
     return real
 
 
 def empty(folder):
-    """Removes what is in it, following no links."""
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+    """Removes what is in it, following no links: none in it, and none that took its own place meanwhile."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with os.scandir(handle) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.name, dir_fd=handle)
+                else:
+                    os.unlink(entry.name, dir_fd=handle)
+    finally:
+        os.close(handle)

@@ -11,6 +11,7 @@ COLUMNS = (("mean", "mean"), ("sd", "SD"), ("min", "min"), ("p50", "P50"), ("p95
 
 # A second chart is drawn where rewarm's longest run is a smaller share of the longest of all.
 CLOSER = 0.4
+MANY = 20  # dots in a row: from there on they are small and faint, and marked runs are folded
 PRELOADED = {"plain": "The program runs without the library.", "rewarm": "The library is preloaded.",
              "prewarm": "The library is preloaded (CRIU_CUDA_CONTEXT_POOL=1).", "freezable": "The library is preloaded (REWARM_FREEZABLE=1)."}
 
@@ -26,8 +27,14 @@ def prose(value):
 
 
 def seconds(value):
+    """Four figures of a long time, milliseconds of a short one, and hundredths of them below."""
     value = float(value)
-    return f"{value:.2f}" if value >= 10 else f"{value:.3f}"
+    return f"{value:.{places(value)}f}"
+
+
+def places(value):
+    steps = ((100, 1), (10, 2), (0.01, 3), (0.001, 4))
+    return next((count for least, count in steps if value >= least), 5 if value > 0 else 3)
 
 
 def page(data):
@@ -47,13 +54,16 @@ def heading(data):
 
 def lead(data):
     """The result in a sentence, if there is one."""
-    medians = {one["name"]: one["seconds"]["p50"] for one in data["variants"] if one["seconds"]}
+    found = {one["name"]: one["seconds"] for one in data["variants"] if one["seconds"]}
+    medians = {name: one["p50"] for name, one in found.items()}
     ours = medians.get("rewarm")
     others = [(medians[name], words) for name, words in (("stock", "the stock CRIU restore"), ("cold", "a cold start")) if name in medians]
     if not ours or not others:
         return ""
     said = " and ".join(f"{compared(other, ours)} than {words} ({seconds(other)} s)" for other, words in others)
-    return f"<p class=\"lead\">With <b>rewarm restore</b> the program answers after <b>{seconds(ours)} s</b>: {said}. Medians of the runs that count.</p>"
+    least = min(found[name]["n"] for name in ("rewarm", "stock", "cold") if name in found)
+    of = f"Medians of {least} or more runs that count." if least >= LEAST["p50"] else f"Of {least} run{'s' * (least > 1)} only: repeat it before you rely on it."
+    return f"<p class=\"lead\">With <b>rewarm restore</b> the program answers after <b>{seconds(ours)} s</b>: {said}. {text(of)}</p>"
 
 
 def compared(other, ours):
@@ -71,6 +81,11 @@ def ticks(most):
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     return [step * at for at in range(math.ceil(most / step * 0.999999) + 1)]
+
+
+def tick(value):
+    """A round number, never in powers of ten."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def chart(data):
@@ -91,9 +106,9 @@ def longest(data, entries):
 def drawn(data, entries, title, name, words):
     marks = ticks(longest(data, entries))
     rows = "\n".join(bar_row(data, one, marks) for one in entries)
-    labels = "".join(f"<span style=\"left:{at / marks[-1]:.4%}\">{at:g}{' s' if at == marks[-1] else ''}</span>" for at in marks)
+    labels = "".join(f"<span style=\"left:{at / marks[-1]:.4%}\">{tick(at)}{' s' if at == marks[-1] else ''}</span>" for at in marks)
     return (f"<section class=\"chart\" aria-labelledby=\"{name}\"><h2 id=\"{name}\">{title}</h2><p class=\"soft\">{words}</p>"
-            f"{legend(data, entries)}{rows}<div class=\"axis\" aria-hidden=\"true\"><div>{labels}</div></div></section>")
+            f"{legend(data, entries)}{rows}<div class=\"axis{' long' if any(len(tick(at)) > 5 for at in marks) else ''}\" aria-hidden=\"true\"><div>{labels}</div></div></section>")
 
 
 def legend(data, entries):
@@ -130,12 +145,12 @@ def bar(data, one, marks):
     if found:
         pieces.append(f"<line class=\"range\" x1=\"{float(found['min']) / whole:.4%}\" x2=\"{float(found['max']) / whole:.4%}\" y1=\"37\" y2=\"37\"/>")
         aria = f"{one['label']}: mean {seconds(found['mean'])} s of {found['n']} runs: {', '.join(said)}"
-    for run in runs_of(data, one):
-        if run["seconds"] is not None:
-            kind = "counted" if run["counted"] else "marked"
-            pieces.append(f"<circle class=\"{kind}\" cx=\"{float(run['seconds']) / whole:.4%}\" cy=\"37\" r=\"3.5\">"
-                          f"<title>iteration {text(run['iteration'])}, {kind}: {seconds(run['seconds'])} s</title></circle>")
-    return f"<svg class=\"bar\" role=\"img\" aria-label=\"{text(aria)}\">{''.join(pieces)}</svg>"
+    runs = [run for run in runs_of(data, one) if run["seconds"] is not None]
+    for run in runs:
+        kind = "counted" if run["counted"] else "marked"
+        pieces.append(f"<circle class=\"{kind}\" cx=\"{float(run['seconds']) / whole:.4%}\" cy=\"37\" r=\"{2.5 if len(runs) > MANY else 3.5}\">"
+                      f"<title>iteration {text(run['iteration'])}, {kind}: {seconds(run['seconds'])} s</title></circle>")
+    return f"<svg class=\"bar{' crowd' if len(runs) > MANY else ''}\" role=\"img\" aria-label=\"{text(aria)}\">{''.join(pieces)}</svg>"
 
 
 def stacked(data, one, whole):
@@ -187,7 +202,7 @@ def percentiles(data):
         against = (f"{stock / found['p50']:.2f}×", "") if stock and found["p50"] else ("", "empty")
         runs = f"{found['n']}" + (f" + {one['marked']} marked" if one["marked"] else "")
         lines.append((one["label"], [(text(runs), ""), *(figure(found, name) for name, _ in COLUMNS), against]))
-    head = ["variant", "runs", *(label for _, label in COLUMNS), "speed-up on stock"]
+    head = ["variant", "runs", *(label for _, label in COLUMNS), "vs stock"]
     few = sorted({name for one in data["variants"] if one["seconds"] for name in one["seconds"]["too_few"]})
     note = ""
     if few:
@@ -195,7 +210,7 @@ def percentiles(data):
         note = (f"<p class=\"note\">~ : too few runs for this figure to mean what it says. Runs that it takes: {text(needed)}. "
                 "With fewer, high percentiles lie between the two longest runs.</p>")
     return ("<section aria-labelledby=\"percentiles\"><h2 id=\"percentiles\">Percentiles</h2><p class=\"soft\">Seconds until the first reply, over the runs "
-            f"that count. {text(data['settings']['statistics'])}.</p>{table('Percentiles', head, lines)}{note}</section>")
+            f"that count. {text(data['settings']['statistics'])}. vs stock: median of the stock restore by this one.</p>{table('Percentiles', head, lines)}{note}</section>")
 
 
 def components(data):
@@ -220,13 +235,21 @@ def cell(part):
 def marked(data):
     out = [run for run in data["runs"] if run["marks"] and not run["counted"]]
     kept = [run for run in data["runs"] if run["marks"] and run["counted"]]
-    body = marks_of(data, "Marked runs", out) if out else "<p>None.</p>"
+    body = "<p>None.</p>" if not out else marks_of(data, "Marked runs", out)
+    if len(out) > MANY:
+        body = f"{numbers_of(out)}<details><summary>All {len(out)} of them</summary>{body}</details>"
     if kept:
         kinds = ", ".join(sorted({one["kind"] for run in kept for one in run["marks"]}))
         body += (f"<p class=\"note\">{len(kept)} runs count in spite of a mark, as was asked for: {text(kinds)}.</p>"
                  f"<details><summary>Runs that count in spite of a mark</summary>{marks_of(data, 'Accepted runs', kept)}</details>")
     return (f"<section aria-labelledby=\"marked\"><h2 id=\"marked\">Marked runs</h2><p class=\"soft\">A run on a disturbed machine, or with a wrong answer, "
             f"is listed here and is in no figure above.</p>{body}</section>")
+
+
+def numbers_of(runs):
+    kinds = sorted({one["kind"] for run in runs for one in run["marks"]})
+    counts = ((kind, sum(any(one["kind"] == kind for one in run["marks"]) for run in runs)) for kind in kinds)
+    return f"<p>{', '.join(f'<b>{text(kind)}</b>: {count} runs' for kind, count in counts)}.</p>"
 
 
 def marks_of(data, label, runs):
@@ -260,11 +283,12 @@ def measured(data):
     pairs += [("a run", text(f"The files that it reads are evicted (fsync, POSIX_FADV_DONTNEED{', drop_caches' if settings['drop_caches'] else ''}), "
                              f"{settings['settle_seconds']:g} s are waited, the machine is looked at, then the clock starts with exec. All variants run in "
                              "each iteration, in turning order.")),
-              ("first reply", text(f"Asked: {data['program']['asked']}. It has to be the same every time.")),
+              ("the question", text(f"Asked: {data['program']['asked']}. It has to be the same every time.")),
               ("page cache", text(f"Resident share of the files right before exec, by mincore and cachestat; a mark above {limits['resident_share']:.0%}. Files that "
                                   "other programs have mapped cannot be evicted and are not in the share.")),
               ("GPU and clocks", text(f"nvidia-smi: before a run no program on the GPU, at most {limits['gpu_utilisation']} % busy and {limits['gpu_memory_mib']} MiB in use; "
-                                      f"no slowdown; right after the reply the SM clock at {limits['clock_share']:.0%} of the highest or more.")),
+                                      f"no slowdown by heat or power supply. Right after the reply, if the GPU is {limits['computing']} % busy or more: "
+                                      f"no power cap, and the SM clock at {limits['clock_share']:.0%} of the highest or more.")),
               ("load", text(f"CPUs busy while the benchmark waits, from /proc/stat; a mark above {limits['cpu_share']:.0%}.")),
               ("memory", text("From the wait until the reply: a mark if the kernel killed something for want of memory, or if processes were stalled for it "
                               f"for more than {limits['stalled_seconds']} s (/proc/pressure/memory, where there is one).")),

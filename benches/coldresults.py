@@ -74,7 +74,7 @@ def printable(value):
 def shown(found, name):
     if found[name] is None:
         return "-"
-    return ("~" if name in found["too_few"] else "") + f"{found[name]:.3f}"
+    return ("~" if name in found["too_few"] else "") + coldreport.seconds(found[name])
 
 
 # ---------------------------------------------------------------- reading

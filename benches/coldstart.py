@@ -20,8 +20,8 @@ import storage
 import variants
 from caches import Caches
 from freezing import environment, holder
-from runner import GIB, MIB, Runner, Skip, say
-from started import Started
+from runner import GIB, MIB, Runner, Skip, remove_stale, say
+from started import VARIABLE, Started
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FAILURES = 2  # in a row, and a variant is left out
@@ -103,9 +103,10 @@ def stock_tool(options):
     found = shutil.which(options.cuda_checkpoint or "cuda-checkpoint")
     if options.cuda_checkpoint and not found:
         raise SystemExit(f"--cuda-checkpoint: no program {options.cuda_checkpoint}")
-    if not found or os.path.exists(os.path.join(os.path.dirname(os.path.realpath(found)), "librewarm.so")):
-        return ""
-    return found
+    ours = found and os.path.exists(os.path.join(os.path.dirname(os.path.realpath(found)), "librewarm.so"))
+    if options.cuda_checkpoint and ours:
+        raise SystemExit(f"--cuda-checkpoint: {found} is rewarm's, not NVIDIA's")
+    return found if found and not ours else ""
 
 
 class Session:
@@ -121,6 +122,7 @@ class Session:
         left = self.runner.started.end_leftovers()
         if left:
             say(f"ended {left} processes that a benchmark before this one left")
+        remove_stale(options.out)
         self.caches = Caches(options, self.runner.scratch)
         self.machine = disturbance.Machine(disturbance.Gpu(options.nvidia_smi, bool(options.sim)), disturbance.Limits(), options.settle,
                                            options.patience, options.accepted, not options.no_drop_caches)
@@ -130,7 +132,7 @@ class Session:
 
     def environment(self, variant):
         given = dict(pair.split("=", 1) for pair in variant.environment)
-        return {**environment(self.runner), **self.caches.environment(variant), **given}
+        return {**environment(self.runner), **self.caches.environment(variant), VARIABLE: self.runner.started.name, **given}
 
     def begin(self, variant):
         """The program, ready."""
@@ -174,7 +176,7 @@ class Session:
                     entry["checkpoint_seconds"], entry["checkpoint_bytes"] = made.seconds, made.size()
             except (Skip, served.WrongAnswer, OSError) as reason:
                 self.runner.started.end()
-                entry["not_run"] = str(reason).removeprefix("plain: ")
+                entry["not_run"] = in_a_line(reason)
                 say(f"  {variant.name}: not run: {entry['not_run']}")
 
     def judge(self, answer):
@@ -194,9 +196,9 @@ class Session:
             self.judge(answer)
             self.failures[variant.name] = 0
         except served.WrongAnswer as wrong:
-            marks.append(disturbance.mark("answer", str(wrong)))
+            marks.append(disturbance.mark("answer", in_a_line(wrong)))
         except (Skip, KeyError, TypeError, OSError) as reason:
-            marks.append(disturbance.mark("failed", str(reason).removeprefix("plain: ")))
+            marks.append(disturbance.mark("failed", in_a_line(reason)))
             self.failures[variant.name] = self.failures.get(variant.name, 0) + 1
         finally:
             marks += self.machine.memory()
@@ -227,6 +229,10 @@ class Session:
         for entry in self.data["variants"]:
             entry.update(figures.summary([run for run in self.data["runs"] if run["variant"] == entry["name"]], variants.NAMES))
         coldresults.write(self.options.results, self.data)
+
+
+def in_a_line(reason):
+    return " ".join(str(reason).removeprefix("plain: ").split())
 
 
 def told(run):

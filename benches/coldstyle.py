@@ -34,6 +34,7 @@ code{font:13.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .bar{display:block;width:100%;height:46px;overflow:visible}
 .bar line.grid{stroke:var(--grid)}.bar line.range{stroke:var(--soft)}
 .bar circle{fill:var(--text);fill-opacity:.65}.bar circle.marked{fill:none;stroke:var(--warn);stroke-width:1.5}
+.crowd circle{fill-opacity:.3}
 .axis div{position:relative;height:22px;grid-column:2;font-size:13px;color:var(--soft);font-variant-numeric:tabular-nums}
 .axis span{position:absolute;transform:translateX(-50%);white-space:nowrap}
 .axis span:first-child{transform:none}.axis span:last-child{transform:translateX(-100%)}
@@ -51,12 +52,12 @@ dt{font-weight:600}dd{margin:0}
 @media(max-width:760px){
 main{padding:20px 12px 40px}section{padding:16px 14px}h1{font-size:25px}.lead{font-size:16px}
 .row{grid-template-columns:minmax(0,1fr) auto;gap:4px 12px}.row svg{grid-column:1/-1;grid-row:2}.row svg+.none{grid-row:3}.row .none{grid-column:1/-1}
-.axis{display:block}
+.axis{display:block}.axis.long span:nth-last-child(2){display:none}
 table,tbody,tr,td,tbody th{display:block}thead{display:none}
-tbody tr{border-top:1px solid var(--line);padding:8px 0}
-tbody th,td,td.text{border:0;padding:2px 0;text-align:left}
-td:not(.none){display:grid;grid-template-columns:44% minmax(0,1fr);gap:8px}td:not(.none)::before{content:attr(data-label);color:var(--soft)}
-td.empty{display:none}td small{display:inline}
+tbody tr{border-top:1px solid var(--line);padding:10px 0;display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:6px 10px}
+tbody th,td,td.text{border:0;padding:0;text-align:left}tbody th,td.text,td.none{grid-column:1/-1}
+td:not(.none)::before{content:attr(data-label);color:var(--soft);font-size:12.5px;display:block;line-height:1.3}
+td.text::before{display:none!important}td.empty{display:none}
 dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:8px}
 }
 """

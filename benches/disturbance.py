@@ -10,9 +10,9 @@ import storage
 MACHINE = ("page_cache", "gpu_busy", "gpu_unknown", "clocks", "load", "memory")
 RUN = ("answer", "failed")
 
-# Why clocks are lower than asked, as NVML numbers them: the ones that take speed from a run.
-SLOW = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake"}
-IDLE = 0x1
+# Why clocks are lower than the highest, as NVML numbers them (nvmlClocksEventReasons): what takes speed from a run.
+SLOW = {0x8: "hardware slowdown", 0x20: "thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake"}
+IDLE, POWER_CAP = 0x1, 0x4
 FIELDS = ("index", "name", "utilization.gpu", "memory.used", "clocks.sm", "clocks.max.sm", "{}.active", "pstate")
 REASONS = ("clocks_event_reasons", "clocks_throttle_reasons")  # the new name, the old one
 
@@ -28,6 +28,7 @@ class Limits:
     gpu_utilisation = 5  # percent
     gpu_memory_mib = 1024
     clock_share = 0.6
+    computing = 20  # percent: a GPU that computes less has low clocks because it may
     cpu_share = 0.25  # of all CPUs, busy while the benchmark waits
     stalled_seconds = 0.1  # for want of memory, from the wait until the reply
 
@@ -36,7 +37,7 @@ class Limits:
             setattr(self, name, value)
 
     def listed(self):
-        names = ("resident_share", "gpu_utilisation", "gpu_memory_mib", "clock_share", "cpu_share", "stalled_seconds")
+        names = ("resident_share", "gpu_utilisation", "gpu_memory_mib", "clock_share", "computing", "cpu_share", "stalled_seconds")
         return {name: getattr(self, name) for name in names}
 
 
@@ -106,10 +107,10 @@ class Gpu:
         self.program = shutil.which(program or "nvidia-smi") if program or not simulated else None
         self.checked = "by nvidia-smi" if self.program else "not checked: the software driver" if simulated else "not checked: no nvidia-smi"
         self.unknown = not self.program and not simulated
-        self.reasons = None
+        self.reasons, self.those = None, visible(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
     def ask(self, *options):
-        done = subprocess.run([self.program, *options, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30,
+        done = subprocess.run([self.program, *self.those, *options, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30,
                               errors="replace")
         if done.returncode:
             raise OSError((done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")[-200:])
@@ -124,7 +125,11 @@ class Gpu:
                     raise
                 continue
             self.reasons = reasons
-            return [device(line) for line in lines]
+            # Warnings, such as that of a corrupted infoROM, are on lines of their own.
+            found = [device(line) for line in lines if len(line) == len(FIELDS)]
+            if not found or any(one["utilisation_percent"] is None and one["memory_mib"] is None for one in found):
+                raise ValueError(f"unexpected answer: {'; '.join(', '.join(line) for line in lines)[:200]}")
+            return found
 
     def look(self, limits, idle):
         """(what there is, marks); `idle`: nothing of this benchmark's runs, so nothing at all may."""
@@ -132,7 +137,7 @@ class Gpu:
             return {"checked": self.checked}, [mark("gpu_unknown", self.checked)] if self.unknown else []
         try:
             devices = self.devices()
-            programs = self.ask("--query-compute-apps=pid,used_memory") if idle else []
+            programs = [line for line in self.ask("--query-compute-apps=pid,used_memory") if len(line) == 2] if idle else []
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             return {"checked": f"failed: {error}"}, [mark("gpu_unknown", f"nvidia-smi: {error}")]
         marks = [one for each in devices for one in marks_of(each, limits, idle)]
@@ -141,11 +146,15 @@ class Gpu:
         return {"checked": self.checked, "programs": len(programs), "devices": devices}, marks
 
 
-def device(line):
-    """One line of nvidia-smi; what it does not know is None."""
-    if len(line) != len(FIELDS):
-        raise ValueError(f"unexpected answer: {', '.join(line)[:100]}")
+def visible(chosen):
+    """nvidia-smi's option for the GPUs that programs see, from CUDA_VISIBLE_DEVICES: what others do on the rest is no matter."""
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    is_known = all(name.isdigit() or name.startswith("GPU-") for name in names)
+    return ["-i", ",".join(names)] if names and is_known else []
 
+
+def device(line):
+    """One line of nvidia-smi; what it does not know ([N/A], [Not Supported], [Unknown Error]) is None."""
     def number(text):
         try:
             return int(text, 0)
@@ -157,17 +166,22 @@ def device(line):
 
 
 def marks_of(one, limits, idle):
-    where, reasons = f"GPU {one['index']}", one["throttle_reasons"] or 0
-    if idle and (one["utilisation_percent"] or 0) > limits.gpu_utilisation:
-        yield mark("gpu_busy", f"{where}: {one['utilisation_percent']} % busy before the run (at most {limits.gpu_utilisation} %)")
+    """`idle`: before a run. Clocks and the power cap say something of a GPU that computes alone: one that is idle has low clocks always."""
+    where, reasons = f"GPU {one['index']}", one["throttle_reasons"]
+    utilisation = one["utilisation_percent"] or 0
+    if idle and utilisation > limits.gpu_utilisation:
+        yield mark("gpu_busy", f"{where}: {utilisation} % busy before the run (at most {limits.gpu_utilisation} %)")
     if idle and (one["memory_mib"] or 0) > limits.gpu_memory_mib:
         yield mark("gpu_busy", f"{where}: {one['memory_mib']} MiB in use before the run (at most {limits.gpu_memory_mib})")
-    slow = [name for bit, name in SLOW.items() if reasons & bit]
+    if reasons is None:
+        return
+    computes = not idle and not reasons & IDLE and utilisation >= limits.computing
+    slow = [name for bit, name in SLOW.items() if reasons & bit] + ["power cap"] * bool(computes and reasons & POWER_CAP)
     if slow:
         yield mark("clocks", f"{where}: clocks are held down: {', '.join(slow)}")
     clock, most = one["sm_mhz"], one["max_sm_mhz"]
-    if not idle and clock and most and not reasons & IDLE and clock < limits.clock_share * most:
-        yield mark("clocks", f"{where}: {clock} of {most} MHz right after the reply (at least {limits.clock_share:.0%})")
+    if computes and clock and most and clock < limits.clock_share * most:
+        yield mark("clocks", f"{where}: {clock} of {most} MHz right after the reply, {utilisation} % busy (at least {limits.clock_share:.0%})")
 
 
 # ---------------------------------------------------------------- all of it

@@ -2,10 +2,10 @@
 import os
 import time
 
+import served
 import variants
 from processes import Rewarm, Stock
 from runner import Skip
-from served import files_of, users_of_cuda
 
 # Bytes that a checkpoint may take more than the one before it.
 SPARE = 1.2
@@ -16,8 +16,8 @@ class Imaged:
 
     def prepare(self, options):
         """Makes the checkpoint; the seconds it took."""
-        self.options, self.files = options, files_of(self.live.pid)
-        self.cuda = users_of_cuda(self.live.pid, bool(options.sim))
+        self.options, self.files = options, served.files_of(self.live.pid)
+        self.cuda = served.users_of_cuda(self.live.pid, bool(options.sim))
         done = self.checkpoint()
         self.runner.started.processes.clear()  # they ended with the checkpoint
         return done["seconds"]
@@ -38,12 +38,15 @@ class Imaged:
     def measure(self, variant):
         """(seconds until the first reply, components, moments, what it answered)."""
         self.live.returns()
+        self.runner.started.expect(self.live.pid)
         begin = time.perf_counter()
-        parts = self.back(variant)
+        question, parts = self.back(variant)
         wall = time.perf_counter() - begin
-        answer = self.live.answer(self.options.timeout)
-        answered = time.perf_counter() - begin
-        return answered, *self.components(parts, wall, answered), answer
+        answer, at = question.reply()
+        return at - begin, *self.components(parts, wall, at - begin), answer
+
+    def question(self):
+        return served.Question(self.live, self.options.timeout)
 
     def stop(self):
         self.live.kill()
@@ -73,7 +76,7 @@ class StockImage(Imaged, Stock):
         seconds = self.criu("restore", "-d")
         self.came()
         self.driver(["restore", "unlock"])
-        return seconds
+        return self.question(), seconds  # before, nothing of the GPU is there
 
     def components(self, criu, wall, answered):
         return variants.of_stock(criu, wall, answered)
@@ -89,9 +92,14 @@ class RewarmImage(Imaged, Rewarm):
         return self.command("checkpoint", "--pid", self.live.pid, "--tree", "--to", self.folder)
 
     def back(self, variant):
-        report = self.command("restore", "--from", self.folder, "--detach", *variant.options)
+        question = self.question()
+        try:
+            report = self.command("restore", "--from", self.folder, "--detach", *variant.options)
+        except BaseException:
+            question.give_up()
+            raise
         self.came()
-        return report
+        return question, report
 
     def components(self, report, wall, answered):
         return variants.of_rewarm(report, wall, answered)

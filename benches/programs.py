@@ -73,10 +73,13 @@ def build(out, given=None, say=print):
         return {name: "no C compiler" for name in [*DRIVER_ONLY, "copies-static", "copies-dynamic"]}
 
     def compile_one(name, arguments):
-        command = [compiler, *FLAGS, *arguments, "-o", os.path.join(out, name), "-ldl", "-lrt", "-lpthread"]
+        new = os.path.join(out, f"{name}.{os.getpid()}")  # another benchmark may be running the one that is there
+        command = [compiler, *FLAGS, *arguments, "-o", new, "-ldl", "-lrt", "-lpthread"]
         done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
         if done.returncode:
             missing[name] = (done.stderr.strip().splitlines() or ["the compiler failed"])[0][:200]
+        else:
+            os.replace(new, os.path.join(out, name))
         say(f"build {name}: {missing.get(name, 'ok')}")
 
     for name, arguments in DRIVER_ONLY.items():

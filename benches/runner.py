@@ -82,7 +82,8 @@ def json_in(text):
 class Runner:
     def __init__(self, options, library, programs):
         self.options, self.library, self.programs = options, library, programs
-        self.child, self.live = None, []
+        self.child, self.live, self.started = None, [], None
+        remove_stale(tempfile.gettempdir())
         self.scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-")
         self.shm = self.disk = None
         self.runtime = None
@@ -175,6 +176,8 @@ class Runner:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             self.child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                                           start_new_session=True, preexec_fn=limit if cpus else None)
+            if self.started:
+                self.started.add(self.child.pid)
             try:
                 code = wait_for(self.child, timeout)
             except subprocess.TimeoutExpired:

@@ -25,6 +25,17 @@ class Measured(Restorable):
         self.runner.started.add(child.pid)
         return child
 
+    def leaves(self):
+        super().leaves()
+        self.exe = os.readlink(f"/proc/{self.pid}/exe")
+
+    def is_back(self):
+        """Whether it runs again: until then a process that CRIU restores has CRIU's own program."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/exe") == self.exe
+        except OSError:
+            return False
+
     def kill(self):
         self.runner.started.end()
         reap_all()
@@ -47,6 +58,18 @@ class Held(Measured):
             raise WrongAnswer(f"WRONG BYTES: {said}")
         return "same"
 
+    def give_up(self):
+        self.output.write(b'{"skipped": "it did not come back"}\n')
+
+    def forget(self):
+        """What was asked and not heard, or said and not read."""
+        for pipe in (self.input, self.output):
+            os.set_blocking(pipe.fileno(), False)
+            while pipe.read(1 << 16):
+                pass
+            os.set_blocking(pipe.fileno(), True)
+        self.heard = b""
+
 
 class Server(Measured):
     """A program of the user: ready when a line of its output matches, asked by a command."""
@@ -54,7 +77,9 @@ class Server(Measured):
     def __init__(self, runner, mode, command, env=None, timeout=120, ready="", ask=""):
         self.pattern, self.command, self.asking = re.compile(ready.encode()), ask, dict(env or {})
         self.asked = f"the command {ask}" if ask else "not at all: the end of the restore counts as the reply"
-        self.is_ready, self.text, self.stopping = threading.Event(), b"", False
+        self.is_ready, self.text, self.stopping, self.given_up = threading.Event(), b"", False, False
+        if not ready:
+            self.is_ready.set()
         super().__init__(runner, mode, command, env, timeout)
 
     def begin(self, command, environment):
@@ -93,8 +118,8 @@ class Server(Measured):
             if not os.path.exists(f"/proc/{self.pid}"):
                 raise WrongAnswer("it has ended")
             return ""
-        until, last = time.monotonic() + timeout, "no try"
-        while time.monotonic() < until:
+        until, last, self.given_up = time.monotonic() + timeout, "no try", False
+        while time.monotonic() < until and not self.given_up:
             try:
                 done = subprocess.run(["/bin/sh", "-c", self.command], capture_output=True, stdin=subprocess.DEVNULL,
                                       timeout=max(0.1, until - time.monotonic()))
@@ -108,11 +133,56 @@ class Server(Measured):
             time.sleep(0.01)
         raise WrongAnswer(f"--ask does not succeed for {timeout:.0f} s: {last}")
 
+    def give_up(self):
+        self.given_up = True
+
+    def forget(self):
+        """Nothing of a question stays."""
+
     def end(self):
         self.stopping = True
         if hasattr(self, "reader"):
             self.reader.join(5)
         super().end()
+
+
+class Question:
+    """Put to a program from the moment on at which it is back, while the command that restores it may still be at work."""
+
+    def __init__(self, live, timeout):
+        self.live, self.timeout, self.given_up = live, timeout, False
+        self.answer = self.at = self.error = None
+        self.thread = threading.Thread(target=self.put, daemon=True)
+        self.thread.start()
+
+    def put(self):
+        while not self.live.is_back():
+            if self.given_up:
+                return
+            time.sleep(0.001)
+        try:
+            self.answer = self.live.answer(self.timeout)
+            self.at = time.perf_counter()
+        except (WrongAnswer, Skip, OSError) as error:
+            self.error = error
+
+    def reply(self):
+        """(the answer, when it was there). The program was restored: where it is not back, it has ended."""
+        while self.thread.is_alive():
+            self.thread.join(0.2)
+            if self.thread.is_alive() and not self.live.is_back():
+                self.give_up()
+                raise WrongAnswer("it has ended")
+        if self.error:
+            raise self.error
+        return self.answer, self.at
+
+    def give_up(self):
+        """There was no restore."""
+        self.given_up = True
+        self.live.give_up()
+        self.thread.join(5)
+        self.live.forget()
 
 
 def files_of(pid):

@@ -4,8 +4,10 @@ import os
 import select
 import signal
 import time
+import uuid
 
-LONGEST = 1 << 20  # bytes of the record
+LONGEST = 1 << 20  # bytes of the record, of an environment
+VARIABLE = "BENCH_COLD_STARTED"
 
 
 def start_time(pid):
@@ -36,11 +38,21 @@ def tree(pid):
     return found
 
 
+def is_named(pid, name):
+    """Whether a process, or who started it, got that name from its benchmark."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{VARIABLE}={name}".encode() in file.read(LONGEST).split(b"\0")
+    except OSError:
+        return False
+
+
 class Started:
     """The record, kept in a file too: a benchmark that is killed outright leaves it to the next one."""
 
     def __init__(self, path):
-        self.path, self.processes = path, set()
+        self.path, self.processes, self.expected = path, set(), set()
+        self.name = f"{os.path.abspath(path)} {uuid.uuid4()}"  # of this benchmark; all that it starts has it in its environment
 
     def add(self, pid):
         """A process of ours, with its descendants as they are now."""
@@ -50,18 +62,28 @@ class Started:
                 self.processes.add((one, began))
         self.write()
 
+    def expect(self, pid):
+        """A process of ours that a restore is about to bring back under its old id, with a start time that nobody knows yet."""
+        self.expected.add((pid, self.name))
+        self.write()
+
     def write(self):
         with open(self.path + ".new", "w") as file:
-            json.dump({"boot": boot(), "processes": sorted(self.processes)}, file)
+            json.dump({"boot": boot(), "processes": sorted(self.processes), "expected": sorted(self.expected)}, file)
         os.replace(self.path + ".new", self.path)
 
     def end(self):
         """Ends those that still run, with their descendants, and waits for it; who is not who was started is left alone."""
+        for pid, name in self.expected:
+            began = start_time(pid)
+            if began is not None and is_named(pid, name):
+                self.processes.add((pid, began))
         for pid, began in list(self.processes):
             if start_time(pid) == began:
                 self.add(pid)
         ended = [one for one in sorted(self.processes) if kill(*one)]
         self.processes.clear()
+        self.expected.clear()
         self.write()
         return len(ended)
 
@@ -72,6 +94,7 @@ class Started:
                 said = json.loads(file.read(LONGEST))
             if said["boot"] == boot():
                 self.processes = {(int(pid), int(began)) for pid, began in said["processes"] if int(pid) > 1}
+                self.expected = {(int(pid), str(name)) for pid, name in said["expected"] if int(pid) > 1 and name}
         except (OSError, ValueError, KeyError, TypeError):
             return 0
         return self.end()

@@ -59,7 +59,8 @@ COMPONENTS = (
     Component("thaw", "thaw", "the rest of gpu_seconds of `rewarm restore --json`: device memory from the snapshot, verified"),
     Component("pages", "last pages", "pages_seconds of `rewarm restore --json`: the wait for the last pages of host memory after that"),
     Component("other", "command itself", "starting and ending `rewarm restore`: the command from exec to exit without its own `seconds`"),
-    Component("reply", "first reply", "from the end of the restore, or from ready, until the program's answer is there"),
+    Component("reply", "first reply", "from the end of the restore, or from ready, until the program's answer is there; none where "
+              "it answers while `rewarm restore` is still at work: the rest of that is not in the time"),
 )
 NAMES = tuple(component.name for component in COMPONENTS)
 
@@ -69,11 +70,20 @@ def of_rewarm(report, wall, answered):
     gpu = report["gpu_seconds"]
     driver = min(gpu, max((one["driver_seconds"] for one in report["gpus"]), default=0.0))
     parts = {"checks": report["check_seconds"], "criu": report["criu_seconds"], "driver": driver, "thaw": gpu - driver,
-             "pages": report["pages_seconds"], "other": max(0.0, wall - report["seconds"]), "reply": answered - wall}
+             "pages": report["pages_seconds"], "other": max(0.0, wall - report["seconds"]), "reply": max(0.0, answered - wall)}
     running = report["check_seconds"] + report["criu_seconds"]
     moments = {"criu_done": running, "driver_done": running + driver, "thaw_done": running + gpu,
                "pages_in_place": report["seconds"], "returned": wall, "first_reply": answered}
-    return parts, moments
+    return until(parts, answered), moments
+
+
+def until(parts, answered):
+    """Of parts that follow one another, what was before the answer: a program may answer before the last page is in place."""
+    left, found = answered, {}
+    for name, seconds in parts.items():
+        found[name] = min(seconds, max(0.0, left))
+        left -= found[name]
+    return found
 
 
 def of_stock(criu, wall, answered):

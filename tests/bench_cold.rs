@@ -2,76 +2,19 @@
 
 mod common;
 
-use common::bench::{alike, bench, in_benches, list, page_is_like, real};
+use common::bench::{
+    BUSY, alike, bench, can_measure, cold, left_by, list, page_is_like, real, results,
+};
 use common::cli::{documented, text};
-use common::{Scratch, criu, libraries, repository};
+use common::packages::stand_in;
+use common::pages::{Machine, commands};
+use common::{Scratch, libraries, repository};
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-/// Like what others do on a machine that runs tests; never the benchmark's fault.
-const BUSY: &str = "load,page_cache,memory";
-
-/// `scripts/bench cold` with results in a folder.
-fn cold(criu: &Path, out: &Path, arguments: &[&str]) -> Output {
-    let libraries = libraries();
-    let driver = libraries.join("sim");
-    let programs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-cold-programs");
-    let always = [
-        ["--libs", text(&libraries)],
-        ["--driver", text(&driver)],
-        ["--programs", text(&programs)],
-        ["--criu", text(criu)],
-        ["--out", text(out)],
-        ["--patience", "0"],
-    ];
-    bench(
-        &[
-            &["cold", "--no-drop-caches"],
-            always.as_flattened(),
-            arguments,
-        ]
-        .concat(),
-    )
-}
-
-/// CRIU, and a folder for results that is on a disk.
-fn can_measure() -> Option<(&'static Path, Scratch)> {
-    let criu = criu::criu_or_skip()?;
-    let scratch = Scratch::new();
-    let kind = Command::new("stat")
-        .args(["--file-system", "--format=%T"])
-        .arg(scratch.path())
-        .output()
-        .expect("coreutils are installed");
-    if kind.stdout.starts_with(b"tmpfs") {
-        eprintln!("SKIPPED: the target folder is in memory, where nothing is ever cold");
-        return None;
-    }
-    Some((criu, scratch))
-}
-
-#[track_caller]
-fn results(out: &Path, output: &Output) -> Value {
-    let said = String::from_utf8_lossy(&output.stderr);
-    let read = fs::read_to_string(out.join("results.json"));
-    let read = read.unwrap_or_else(|error| panic!("{error}: {}\n{said}", output.status));
-    serde_json::from_str(&read).unwrap_or_else(|error| panic!("{error}: {read}"))
-}
-
-/// Processes that have a folder in their environment or arguments.
-fn left_in(folder: &Path) -> Vec<String> {
-    let names = |file: PathBuf| {
-        let found = fs::read(file).unwrap_or_default();
-        String::from_utf8_lossy(&found).contains(text(folder))
-    };
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let ours = processes.filter(|one| names(one.path().join("environ")));
-    ours.map(|one| format!("{:?}", one.file_name())).collect()
-}
 
 #[test]
 fn cold_starts_are_measured_and_the_three_files_agree() {
@@ -151,7 +94,7 @@ fn cold_starts_are_measured_and_the_three_files_agree() {
     );
     let record = fs::read_to_string(scratch.file("started.json")).unwrap();
     assert!(record.contains("\"processes\": []"), "{record}");
-    assert_eq!(left_in(scratch.path()), [""; 0]);
+    assert_eq!(left_by(scratch.path()), [""; 0]);
 }
 
 #[track_caller]
@@ -354,27 +297,51 @@ fn what_cannot_be_measured_is_refused_with_a_word() {
     refused(&real.concat(), "holds more than a cache");
 }
 
+/// In the place of a served model.
+const SERVE: &str = "\
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers['content-length']))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'forty-two')
+server = http.server.HTTPServer(('127.0.0.1', 8000), Handler)
+print('Application startup complete.', flush=True)
+server.serve_forever()
+";
+
+/// What makes the page's commands short: options of their own kind that come last.
+const SHORT: &str = "\
+--no-drop-caches --accept load,page_cache,memory --settle 0 --patience 0 --iterations 1 --bytes 4194304 \
+--variants cold,rewarm --out target/bench/cold";
+
 #[test]
-fn only_what_the_benchmark_started_is_ended() {
-    let said = in_benches(
-        "import json, os, subprocess, tempfile\n\
-         from started import Started, boot, start_time\n\
-         with tempfile.TemporaryDirectory() as folder:\n\
-         \x20   ours, others = (subprocess.Popen(['sleep', '60']) for _ in range(2))\n\
-         \x20   record = Started(folder + '/started.json')\n\
-         \x20   record.add(ours.pid)\n\
-         \x20   record.processes.add((others.pid, start_time(others.pid) - 1))  # its pid, taken by another since\n\
-         \x20   record.write()\n\
-         \x20   assert Started(record.path).end_leftovers() == 1\n\
-         \x20   assert others.poll() is None\n\
-         \x20   again = subprocess.Popen(['sleep', '60'])\n\
-         \x20   for boots, processes in (('another', [[again.pid, start_time(again.pid)]]), (boot(), 'x'), (boot(), [[1, start_time(1)]])):\n\
-         \x20       open(record.path, 'w').write(json.dumps({'boot': boots, 'processes': processes}))\n\
-         \x20       assert Started(record.path).end_leftovers() == 0\n\
-         \x20   assert again.poll() is None\n\
-         \x20   for one in (others, again):\n\
-         \x20       one.kill(); one.wait()\n\
-         \x20   print('ok', end='')",
+fn the_commands_of_the_page() {
+    let (Some((criu, _)), Some(machine)) = (can_measure(), Machine::new()) else {
+        return;
+    };
+    let libraries = libraries();
+    let bench = format!(
+        "#!/bin/sh\n[ $1 = cold ] || exec {0}/scripts/bench \"$@\"\n\
+         exec {0}/scripts/bench \"$@\" {SHORT} --criu {1} --libs {2} --driver {2}/sim --programs {3}\n",
+        text(repository()),
+        text(criu),
+        text(&libraries.canonicalize().unwrap()),
+        text(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-cold-programs")),
     );
-    assert_eq!(said, "ok");
+    let find = format!("#!/bin/sh\necho {}\n", text(criu));
+    let folder = machine.folder().to_owned();
+    stand_in(&folder.join("scripts"), "bench", &bench);
+    stand_in(&folder.join("scripts"), "criu", &find);
+    let machine = machine.file("serve.py", SERVE).file("prompt.json", "{}");
+    let script = commands("docs/benchmarks.md").concat();
+    let counted = "grep -c '\"counted\": true' target/bench/cold/results.json";
+    let told = machine.run(&format!(
+        "mkdir -p /srv/models/llama\necho weights >/srv/models/llama/model\n{script}\n{counted}"
+    ));
+    // Three times measured, and once shown again.
+    let tables = told.matches("seconds until the first reply").count();
+    assert_eq!(tables, 5, "{told}");
+    assert!(told.ends_with("\n2\n"), "{told}");
 }

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::packages::{can_run_as_root, copy_of_the_repository, fresh_debian, stand_in, succeeds};
+use common::packages::{
+    can_run_as_root, copy_of_the_repository, fresh_debian, quickly, stand_in, succeeds,
+};
 use common::pages::commands;
 use common::{Scratch, libraries};
 use std::fs;
@@ -27,7 +29,7 @@ fn run(page: &str, copy: &Path, home: &Path, stand_ins: &Path) {
     let path = std::env::var("PATH").unwrap();
     let homes = format!("{0}/.local/bin:{0}/.cargo/bin", home.display());
     succeeds(
-        Command::new("sh")
+        quickly(&mut Command::new("sh"))
             .args(["-eux", "-c", &commands])
             .current_dir(copy)
             .env("PATH", format!("{}:{homes}:{path}", stand_ins.display()))

@@ -5,7 +5,7 @@ mod common;
 
 use common::cli::{stderr, text};
 use common::packages::{can_run_as_root, copy_of_the_repository, output, script, succeeds};
-use common::{Scratch, repository};
+use common::{Link, Scratch, app, repository};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -92,6 +92,84 @@ fn build(podman: &Podman, copy: &Path) {
     succeeds(&mut build);
 }
 
+/// What a pod's process reads its commands from, and says its answers to.
+const SERVE: &str = "\
+mkfifo /tmp/in
+sleep 1000 >/tmp/in &
+/programs/freeze memory=plain,pool </tmp/in >/tmp/out
+";
+
+/// The commands of docs/kubernetes.md.
+const USE: &str = "\
+answers() { until [ $(wc -l </tmp/out) = $1 ]; do sleep 0.05; done; }
+answers 1
+mkdir -m 700 /snapshots/serve
+rewarm freeze --pid 1 --tree --to /snapshots/serve
+rewarm status
+rewarm thaw --pid 1 --tree --wait
+echo check >/tmp/in
+answers 2
+tail -n 1 /tmp/out
+";
+
+/// With the settings of `examples/kubernetes/pod.yaml`: an ordinary user, no rights, a
+/// root that cannot be written to, and the folders that the DaemonSet has made.
+#[track_caller]
+fn a_pod_is_frozen_and_thawed(podman: &Podman, placed: &Path) {
+    let manifest = fs::read_to_string(repository().join("examples/kubernetes/pod.yaml")).unwrap();
+    for setting in [
+        "runAsUser: 1000",
+        "readOnlyRootFilesystem: true",
+        "drop: [ALL]",
+    ] {
+        assert!(manifest.contains(setting), "{setting}");
+    }
+    let programs = app("freeze", Link::Dlopen);
+    let inside = format!("/opt/rewarm/{}", env!("CARGO_PKG_VERSION"));
+    let folder = |from: &Path, to: &str| format!("{}:{to}", from.canonicalize().unwrap().display());
+    // As the kubelet makes an emptyDir.
+    let empty = |name: &str| {
+        let path = podman.0.file(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        folder(&path, &format!("/{name}"))
+    };
+    let mut run = podman.command(&["run", "--detach", "--rm", "--name=serve", "--network=none"]);
+    run.args(["--user=1000:1000", "--cap-drop=all", "--read-only"])
+        .args([
+            "--read-only-tmpfs=false",
+            "--security-opt=no-new-privileges",
+        ])
+        .args(["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"])
+        .args(["-v", &empty("tmp"), "-v", &empty("cache")])
+        .args(["-v", &format!("{}:ro", folder(placed, &inside))])
+        .args([
+            "-v",
+            &folder(&podman.0.file("host/snapshots"), "/snapshots"),
+        ])
+        .args(["-v", &format!("{}:/programs/freeze:ro", text(&programs))])
+        .args([
+            "--env",
+            &format!("LD_PRELOAD={inside}/lib/rewarm/librewarm.so"),
+        ])
+        .args(["--env=CRIU_CUDA_CONTEXT_POOL=1", "--env=REWARM_FREEZABLE=1"])
+        .args([
+            "--env=HOME=/cache",
+            "--env",
+            &format!("LD_LIBRARY_PATH={inside}/lib/rewarm/sim"),
+        ])
+        .args(["--entrypoint=/bin/sh", "localhost/rewarm", "-c", SERVE]);
+    succeeds(&mut run);
+    let path = format!("PATH={inside}/bin:/bin");
+    let exec = ["exec", "--env", &path, "serve", "sh", "-eux", "-c", USE];
+    let said = succeeds(&mut podman.command(&exec));
+    assert!(
+        said.contains("frozen") && said.ends_with("\nok\n"),
+        "{said}"
+    );
+    succeeds(&mut podman.command(&["kill", "serve"]));
+}
+
 #[test]
 fn the_image_puts_whole_versions_on_a_node() {
     if !can_run_as_root(&["podman", "runc", "busybox", "strip"]) {
@@ -128,6 +206,8 @@ fn the_image_puts_whole_versions_on_a_node() {
     // The manifests name this path.
     let pod = fs::read_to_string(repository().join("examples/kubernetes/pod.yaml")).unwrap();
     assert!(pod.contains(&format!("/opt/rewarm/{version}/lib/rewarm/librewarm.so")));
+
+    a_pod_is_frozen_and_thawed(&podman, &placed);
 
     // Once more: what is there stays, the very same file.
     let number = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());

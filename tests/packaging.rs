@@ -42,6 +42,19 @@ fn works(rewarm: &Path, front: &Path) {
     assert_eq!(report["files"], 1, "{report}");
 }
 
+/// Imports the Python module, which leaves compiled code beside it.
+#[track_caller]
+fn use_the_module(folder: &Path) {
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", "import rewarm; print(rewarm.is_active())"])
+        .env("PYTHONPATH", folder)
+        .env_remove("PYTHONDONTWRITEBYTECODE")
+        .env_remove("LD_PRELOAD");
+    assert_eq!(succeeds(&mut python), "False\n");
+    assert!(folder.join("rewarm/__pycache__").is_dir());
+}
+
 fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
@@ -69,6 +82,7 @@ fn what_is_installed_works_and_is_removed_without_a_trace() {
     ] {
         assert!(first.iter().any(|found| found == file), "{file}: {first:?}");
     }
+    use_the_module(&prefix.join("lib/rewarm/python"));
     // Again, which is an update: an example is gone meanwhile.
     fs::remove_dir_all(copy.join("examples/demo")).unwrap();
     succeeds(&mut script(&copy, "install", &options));
@@ -211,6 +225,7 @@ fn the_debian_package_installs_works_and_leaves_nothing() {
     let dpkg = |arguments: &[&str]| {
         let mut command = Command::new("dpkg");
         command.args(["--root", text(&root), "--force-depends"]);
+        command.arg("--force-script-chrootless");
         command.args(["--log", "/dev/null"]).args(arguments);
         succeeds(&mut command);
     };
@@ -219,6 +234,7 @@ fn the_debian_package_installs_works_and_leaves_nothing() {
         &root.join("usr/bin/rewarm"),
         &root.join("usr/lib/rewarm/librewarm.so"),
     );
+    use_the_module(&root.join("usr/lib/rewarm/python"));
     // NVIDIA's package has one there.
     assert!(!root.join("usr/bin/cuda-checkpoint").exists());
     let tool = root.join("usr/lib/rewarm/bin/cuda-checkpoint");

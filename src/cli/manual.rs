@@ -57,7 +57,7 @@ fn render(command: &Command, see: &str, page: &mut dyn Write) -> io::Result<()> 
     let (notes, examples) = after.split_once("Examples:\n").unwrap_or((&after, ""));
     man.render_title(page)?;
     man.render_name_section(page)?;
-    man.render_synopsis_section(page)?;
+    synopsis(command).to_writer(page)?;
     man.render_description_section(page)?;
     paragraphs(notes).to_writer(page)?;
     man.render_options_section(page)?;
@@ -75,6 +75,12 @@ fn render(command: &Command, see: &str, page: &mut dyn Write) -> io::Result<()> 
         section.to_writer(page)?;
     }
     Ok(())
+}
+
+/// How it is called, as `--help` says it.
+fn synopsis(command: &Command) -> Roff {
+    let usage = command.clone().render_usage().to_string();
+    as_it_is("SYNOPSIS", usage.trim_start_matches("Usage:").trim())
 }
 
 fn paragraphs(text: &str) -> Roff {

@@ -42,7 +42,7 @@ data = {
     "machine": {"gpu": "NVIDIA H200", "cpus": 16, "host": HOSTILE, "settings": [HOSTILE]},
     "program": {"command": HOSTILE, "bytes": None, "ready": HOSTILE, "ask": HOSTILE, "asked": "the command " + HOSTILE},
     "settings": {"iterations": 5, "settle_seconds": 2.0, "accepted": [], "drop_caches": True, "clear_caches": False, "cleared": [],
-                 "limits": {"resident_share": 0.01, "gpu_utilisation": 5, "gpu_memory_mib": 1024, "clock_share": 0.6, "cpu_share": 0.25, "stalled_seconds": 0.1},
+                 "limits": {"resident_share": 0.01, "gpu_utilisation": 5, "gpu_memory_mib": 1024, "clock_share": 0.6, "computing": 20, "cpu_share": 0.25, "stalled_seconds": 0.1},
                  "statistics": figures.METHOD, "stock_driver_tool": HOSTILE},
     "components": [component._asdict() for component in variants.COMPONENTS], "variants": entries, "runs": runs,
 }

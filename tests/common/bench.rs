@@ -1,8 +1,10 @@
 //! `scripts/bench`: starting it, and looking at what it leaves.
 
-use super::repository;
+use super::cli::text;
+use super::{Scratch, criu, libraries, repository};
 use serde_json::Value;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A script, to its end.
@@ -81,4 +83,75 @@ pub fn page_is_like(found: &Value, page: &str) {
             alike(value.parse().unwrap(), real(&part["mean"]), &bar);
         }
     }
+}
+
+/// Like what others do on a machine that runs tests; never the benchmark's fault.
+pub const BUSY: &str = "load,page_cache,memory";
+
+/// `scripts/bench cold` on the software driver, with results in a folder, to its end.
+pub fn cold(criu: &Path, out: &Path, arguments: &[&str]) -> Output {
+    cold_command(criu, out, arguments)
+        .output()
+        .expect("scripts/bench starts")
+}
+
+/// The same, not started yet.
+pub fn cold_command(criu: &Path, out: &Path, arguments: &[&str]) -> Command {
+    let libraries = libraries();
+    let driver = libraries.join("sim");
+    let programs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-cold-programs");
+    let always = [
+        ["--libs", text(&libraries)],
+        ["--driver", text(&driver)],
+        ["--programs", text(&programs)],
+        ["--criu", text(criu)],
+        ["--out", text(out)],
+        ["--patience", "0"],
+    ];
+    let mut command = Command::new(repository().join("scripts/bench"));
+    command
+        .args(["cold", "--no-drop-caches"])
+        .args(always.as_flattened())
+        .args(arguments);
+    clean(&mut command);
+    command
+}
+
+/// CRIU, and a folder for results that is on a disk.
+pub fn can_measure() -> Option<(&'static Path, Scratch)> {
+    let criu = criu::criu_or_skip()?;
+    let scratch = Scratch::new();
+    let kind = Command::new("stat")
+        .args(["--file-system", "--format=%T"])
+        .arg(scratch.path())
+        .output()
+        .expect("coreutils are installed");
+    if kind.stdout.starts_with(b"tmpfs") {
+        eprintln!("SKIPPED: the target folder is in memory, where nothing is ever cold");
+        return None;
+    }
+    Some((criu, scratch))
+}
+
+/// What it found.
+#[track_caller]
+pub fn results(out: &Path, output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let read = fs::read_to_string(out.join("results.json"));
+    let read = read.unwrap_or_else(|error| panic!("{error}: {}\n{said}", output.status));
+    serde_json::from_str(&read).unwrap_or_else(|error| panic!("{error}: {read}"))
+}
+
+/// Processes that a benchmark with these results has started and not ended.
+pub fn left_by(out: &Path) -> Vec<String> {
+    let name = format!("BENCH_COLD_STARTED={}/started.json ", text(out));
+    let has = |file: PathBuf| {
+        let found = fs::read(file).unwrap_or_default();
+        found
+            .split(|byte| *byte == 0)
+            .any(|one| one.starts_with(name.as_bytes()))
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let theirs = processes.filter(|one| has(one.path().join("environ")));
+    theirs.map(|one| format!("{:?}", one.file_name())).collect()
 }

@@ -12,7 +12,7 @@ pub fn copy_of_the_repository(scratch: &Scratch) -> PathBuf {
     let copy = scratch.file("rewarm");
     fs::create_dir_all(copy.join("target")).unwrap();
     let parts = "scripts packaging examples docs README.md BENCHMARKS.md CHANGELOG.md LICENSE \
-        Cargo.toml .containerignore";
+        Cargo.toml .containerignore include python";
     let mut command = Command::new("cp");
     command.arg("-r").args(parts.split_whitespace()).arg(&copy);
     succeeds(command.current_dir(repository()));
@@ -27,8 +27,13 @@ pub fn copy_of_the_repository(scratch: &Scratch) -> PathBuf {
 /// A script of the repository.
 pub fn script(copy: &Path, name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(copy.join("scripts").join(name));
-    command.args(arguments).env_remove("CARGO_TARGET_DIR");
+    quickly(command.args(arguments)).env_remove("CARGO_TARGET_DIR");
     command
+}
+
+/// Compression, which no test is about, takes most of the time of making a package.
+pub fn quickly(command: &mut Command) -> &mut Command {
+    command.env("DPKG_DEB_COMPRESSOR_LEVEL", "1")
 }
 
 /// Makes a command that runs some lines of sh.
