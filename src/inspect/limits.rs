@@ -10,8 +10,12 @@ pub(super) const NAMES: usize = 16 << 20;
 pub(super) const NAME: usize = 64;
 /// Folders with images, in one checkpoint.
 pub(super) const SETS: usize = 64;
-/// Processes of one folder with images, and shared memories; files of pages.
-pub(super) const OWNERS: usize = 1 << 16;
+/// Images of processes and of shared memory, and files of pages (some 150 bytes each).
+pub(super) const OWNERS: usize = 1 << 17;
+/// Memory of all processes, in bytes.
+pub(super) const MEMORY: u64 = 1 << 60;
+/// Files of statistics in one folder.
+pub(super) const STATS: usize = 4;
 /// Snapshots of device memory.
 pub(super) const SNAPSHOTS: usize = 1 << 12;
 /// A manifest of a snapshot, in bytes: that of some 400 GB of device memory.
