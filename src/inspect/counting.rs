@@ -3,14 +3,19 @@
 
 use super::density::{self, Density};
 use super::pages::{Content, Counts, PAGE_BYTES};
+use super::tar::fill;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
 /// Bytes that are read, and then counted, at once: many pages.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
-/// How many pieces there are.
+/// What copies are fastest to, in bytes.
+const LINE: usize = 64;
+
+/// How many pieces there are: together they fit into a CPU's cache.
 const PIECES: usize = 4;
 
 /// Pages of a file that lie one behind another.
@@ -19,8 +24,8 @@ struct Piece {
     file: u32,
     first: u64,
     bytes: Vec<u8>,
-    /// How many of them are pages.
-    filled: usize,
+    /// Where in them the pages are.
+    pages: Range<usize>,
 }
 
 /// What was found out about pages.
@@ -39,7 +44,7 @@ impl Found {
     }
 
     fn add(&mut self, piece: &Piece) {
-        let pages = piece.bytes[..piece.filled].chunks_exact(PAGE_BYTES);
+        let pages = piece.bytes[piece.pages.clone()].chunks_exact(PAGE_BYTES);
         for (number, page) in (piece.first..).zip(pages) {
             self.counts.add(Content::of(page));
             self.density.add(piece.file, number, page);
@@ -81,8 +86,9 @@ impl Counting {
         let mut first = 0;
         loop {
             let mut bytes = self.empty.recv().map_err(|_| gone())?;
-            bytes.resize(PIECE, 0);
-            let filled = super::tar::fill(&mut from, &mut bytes);
+            bytes.resize(PIECE + LINE, 0);
+            let begin = bytes.as_ptr().align_offset(LINE).min(LINE);
+            let filled = fill(&mut from, &mut bytes[begin..][..PIECE]);
             let (length, failure) = match filled {
                 Ok(length) => (length, None),
                 Err(error) => (0, Some(error.to_string())),
@@ -91,7 +97,7 @@ impl Counting {
                 file,
                 first,
                 bytes,
-                filled: length,
+                pages: begin..begin + length,
             };
             self.full.send(piece).map_err(|_| gone())?;
             if let Some(failure) = failure {

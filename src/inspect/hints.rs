@@ -170,8 +170,8 @@ fn memory_of_processes(
             "not_lazy",
             0,
             format!(
-                "{} bytes of pages have to be in place before the process runs",
-                facts.not_lazy
+                "{} MiB of pages have to be in place before the process runs",
+                facts.not_lazy >> 20
             ),
             "a page server cannot bring locked or shared pages later: do without mlock, and MAP_SHARED",
         );
