@@ -1,9 +1,9 @@
-//! How much is kept of what is read: together about 150 MB, whatever is in it.
+//! How much is kept of what is read: together below 200 MB, whatever is in it.
 
 /// Mappings of all processes (40 bytes each).
 pub(super) const MAPPINGS: usize = 300_000;
 /// Runs of pages of all processes (16 bytes each).
-pub(super) const RUNS: usize = 2_000_000;
+pub(super) const RUNS: usize = 1_000_000;
 /// Names of files, with what it takes to keep them, in bytes.
 pub(super) const NAMES: usize = 16 << 20;
 /// What a name takes beside its letters, in bytes.

@@ -107,53 +107,39 @@ impl Survey<'_> {
 
     /// Whether all files are there, as long as the manifests say.
     pub(super) fn check_files(&mut self) {
-        let mut wanted: Vec<(Vec<u8>, u64)> = Vec::new();
-        if let Some(one) = &self.checkpoint {
-            let images = join(&one.folder, checkpoint::IMAGES.as_bytes());
-            let files = one
-                .images
-                .iter()
-                .map(|(name, bytes)| (join(&images, name.as_bytes()), *bytes));
-            wanted.extend(files);
-            for snapshot in &one.snapshots {
-                if !self.is_partial && !self.gpu.contains_key(snapshot) {
-                    self.problems.add(
-                        snapshot,
-                        "the snapshot of device memory is missing or damaged",
-                    );
-                }
-            }
-        }
-        for (folder, found) in &self.gpu {
-            let files = found
-                .files
-                .iter()
-                .map(|(name, bytes)| (join(folder, name.as_bytes()), *bytes));
-            wanted.extend(files);
-        }
         if self.is_partial {
             return;
         }
-        for (path, bytes) in wanted {
-            match self.lengths.get(&path) {
-                None => self.problems.add(&path, "the file is missing"),
-                Some(found) if *found != bytes => {
-                    let what = format!("it has {found} bytes and should have {bytes}");
-                    self.problems.add(&path, what);
-                }
-                Some(_) => {}
+        let (lengths, problems) = (&self.lengths, &mut self.problems);
+        let mut check = |path: &[u8], bytes: u64| match lengths.get(path) {
+            None => problems.add(path, "the file is missing"),
+            Some(found) if *found != bytes => {
+                let what = format!("it has {found} bytes and should have {bytes}");
+                problems.add(path, what);
+            }
+            Some(_) => {}
+        };
+        for (folder, found) in &self.gpu {
+            for (name, bytes) in &found.files {
+                check(&join(folder, name.as_bytes()), *bytes);
             }
         }
-        for (path, _) in self
-            .lengths
-            .iter()
-            .filter(|(path, _)| Role::of(path) == Role::DeviceData)
-        {
+        if let Some(one) = &self.checkpoint {
+            let images = join(&one.folder, checkpoint::IMAGES.as_bytes());
+            for (name, bytes) in &one.images {
+                check(&join(&images, name.as_bytes()), *bytes);
+            }
+            let is_missing = |path: &&Vec<u8>| !self.gpu.contains_key(*path);
+            for snapshot in one.snapshots.iter().filter(is_missing) {
+                let what = "the snapshot of device memory is missing or damaged";
+                self.problems.add(snapshot, what);
+            }
+        }
+        let is_data = |path: &&Vec<u8>| Role::of(path) == Role::DeviceData;
+        for path in self.lengths.keys().filter(is_data) {
             if !self.gpu.contains_key(folder_of(path)) {
-                self.problems.add(
-                    path,
-                    "device memory without a manifest: nothing can be told of it",
-                );
+                let what = "device memory without a manifest: nothing can be told of it";
+                self.problems.add(path, what);
             }
         }
     }

@@ -54,7 +54,7 @@ impl Counts {
 
 /// How many different hashes there are: exact up to a bound; above it, only those
 /// with so many zero bits at the end are kept, and stand for the rest (Gibbons,
-/// "Distinct sampling", 2001). The error is then below 0.2 %.
+/// "Distinct sampling", 2001). The error is then below 0.3 %.
 #[derive(Debug, Default)]
 pub(super) struct Distinct {
     /// A table with open addresses; 0 is free.
@@ -64,9 +64,9 @@ pub(super) struct Distinct {
 }
 
 impl Distinct {
-    /// First and largest table: 8 KiB and 32 MiB.
+    /// First and largest table: 8 KiB and 16 MiB.
     const FIRST: usize = 1 << 10;
-    const MOST: usize = 1 << 22;
+    const MOST: usize = 1 << 21;
 
     pub(super) fn add(&mut self, hash: u64) {
         // 0 is a hash like any other, but for the table.
