@@ -233,7 +233,7 @@ fn what_nobody_reads_may_be_unreadable() {
     images::process(&folder, 8);
     for name in ["secret.log", "core-9.img"] {
         fs::write(folder.join(name), "x").unwrap();
-        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o000)).unwrap();
     }
     let mut command = rewarm(&["inspect", "--json", text(&folder)]);
     // SAFETY: system calls only; capability 1 is CAP_DAC_OVERRIDE, 2 CAP_DAC_READ_SEARCH.
