@@ -11,7 +11,7 @@ mod protobuf;
 mod stats;
 mod timers;
 
-pub use facts::{check_frames, command_name, file_names, memfd_names};
+pub use facts::{check_frames, command_name, file_names, memfd_names, old_file_names};
 pub use mm::{Mapping, MappingKind, Mappings, mappings, read_wiped};
 pub use pagemap::{Extent, Pagemap, Run, read_pagemap, runs};
 pub use stats::{DumpStats, RestoreStats, Stats, stats};
@@ -69,6 +69,9 @@ pub enum ImageReason {
     /// A field that must be there is not.
     #[error("it has no {0}")]
     Missing(&'static str),
+    /// Nothing is wrong, but there is more than is read.
+    #[error("{0}")]
+    Above(&'static str),
     /// Not what it can be.
     #[error("{0}")]
     Impossible(String),

@@ -1,14 +1,15 @@
 //! An archive, from its beginning to its end.
 
+use super::pages::pages_of;
 use super::report::{Archive, Report};
 use super::roles::{folder_of, leads_out, plain, why_refused};
 use super::survey::Survey;
-use super::tar::{Member, Stream, Tar, TarError, What};
+use super::tar::{Member, Stream, Tar, TarError, What, fill};
 use super::tree::is_in_memory;
 use super::unpacked::{Compression, unpack};
 use super::{InspectError, Options, limits, shown};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -69,14 +70,10 @@ fn inspect(
             }
         }
     }
-    match behind(tar.into_rest()) {
-        Ok(limits::BEHIND..) => survey
+    if let Err(what) = behind(tar.into_rest()) {
+        survey
             .problems
-            .add(b"", "more than 64 MiB behind the archive's end"),
-        Ok(_) => {}
-        Err(error) => survey
-            .problems
-            .add(b"", format_args!("behind the archive's end: {error}")),
+            .add(b"", format_args!("behind the archive's end: {what}"));
     }
     finish(survey, name, compression, done, is_in_memory)
 }
@@ -85,13 +82,24 @@ fn at(error: &TarError, members: u64) -> String {
     format!("the archive is damaged behind {members} entries: {error}")
 }
 
-/// Reads to the end, so that checksums of the whole are seen.
-fn behind(rest: impl Read) -> io::Result<u64> {
-    io::copy(&mut rest.take(limits::BEHIND), &mut io::sink())
+/// Reads to the end, so that checksums of the whole are seen. There are zeros, as
+/// archives are made in blocks.
+fn behind(rest: impl Read) -> Result<(), String> {
+    let mut rest = rest.take(limits::BEHIND);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match fill(&mut rest, &mut buffer) {
+            Err(error) => return Err(error.to_string()),
+            Ok(0) if rest.limit() == 0 => return Err("more than 64 MiB".into()),
+            Ok(0) => return Ok(()),
+            Ok(more) if buffer[..more].iter().all(|byte| *byte == 0) => {}
+            Ok(_) => return Err("something else: another archive, or no part of one".into()),
+        }
+    }
 }
 
 fn finish(
-    survey: Survey,
+    mut survey: Survey,
     name: &str,
     compression: Compression,
     done: &AtomicU64,
@@ -101,8 +109,9 @@ fn finish(
         compression: compression.name(),
         bytes: done.load(Relaxed),
     };
-    let pages = survey.counted();
-    survey.finish(name, Some(archive), pages, is_in_memory)
+    let found = survey.counted();
+    let pages = pages_of(&found.counts, found.counts.pages);
+    survey.finish(name, Some(archive), (pages, found.density), is_in_memory)
 }
 
 /// Takes an entry.
@@ -133,9 +142,7 @@ fn take<R: Read>(survey: &mut Survey, tar: &mut Tar<Stream<R>>, member: &Member)
         What::Link(_) | What::HardLink(_) => survey
             .not_looked_into
             .add(&path, "a link, which is not followed"),
-        What::Sparse => survey
-            .not_looked_into
-            .add(&path, "an entry with holes: pack it without --sparse"),
+        What::Sparse => survey.pass_over(&path, "an entry with holes: pack it without --sparse"),
         What::Other(kind) => survey.not_looked_into.add(&path, kind),
     }
 }

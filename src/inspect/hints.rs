@@ -18,12 +18,10 @@ pub(super) struct Facts {
     pub(super) compression: &'static str,
     /// Whether the path is on a file system in memory.
     pub(super) is_in_memory: bool,
-    /// Processes of which the driver put the device memory into the images.
-    pub(super) gpu_in_images: Vec<u32>,
     /// Large anonymous mappings of processes whose device memory the driver put there.
     pub(super) large_of_driver: u64,
-    /// Those of other processes.
-    pub(super) large_anonymous: u64,
+    /// How much of those of other processes looks like weights.
+    pub(super) anonymous_weights: u64,
     pub(super) shared: u64,
     pub(super) not_lazy: u64,
     /// Device memory in large allocations of which nothing was discarded.
@@ -149,11 +147,12 @@ fn memory_of_processes(
             "checkpoint with rewarm (preloaded, `rewarm checkpoint`): device memory goes to a snapshot of its own, without zeros",
         );
     }
-    if facts.large_anonymous > 0 {
+    if facts.anonymous_weights >= WORTH {
         add(
             "anonymous_weights",
-            facts.large_anonymous,
-            "large private mappings of no file, as of weights that were read into memory".into(),
+            facts.anonymous_weights,
+            "large private mappings of no file look like weights: their bytes are nearly random"
+                .into(),
             "load weights by mmap (safetensors): pages of files that did not change are not dumped",
         );
     }
@@ -171,8 +170,8 @@ fn memory_of_processes(
             "not_lazy",
             0,
             format!(
-                "{} bytes of pages have to be in place before the process runs",
-                facts.not_lazy
+                "{} MiB of pages have to be in place before the process runs",
+                facts.not_lazy >> 20
             ),
             "a page server cannot bring locked or shared pages later: do without mlock, and MAP_SHARED",
         );

@@ -1,7 +1,7 @@
 //! CRIU's images of one folder, as far as they tell what the memory is.
 
 use super::limits;
-use super::roles::{Owner, Role};
+use super::roles::{Owner, Role, join};
 use crate::criu::images::{self, ImageError, ImageReason, Mappings, Stats};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -13,6 +13,8 @@ pub(super) struct Room {
     mappings: usize,
     runs: usize,
     names: usize,
+    owners: usize,
+    memory: u64,
 }
 
 impl Room {
@@ -21,6 +23,8 @@ impl Room {
             mappings: limits::MAPPINGS,
             runs: limits::RUNS,
             names: limits::NAMES,
+            owners: limits::OWNERS,
+            memory: limits::MEMORY,
         }
     }
 
@@ -28,6 +32,18 @@ impl Room {
     pub(super) fn take_name(&mut self, bytes: usize) -> bool {
         let left = self.names.checked_sub(bytes + limits::NAME);
         left.map(|left| self.names = left).is_some()
+    }
+
+    /// Whether one more process, shared memory or file of pages may be kept.
+    pub(super) fn take_owner(&mut self) -> bool {
+        let left = self.owners.checked_sub(1);
+        left.map(|left| self.owners = left).is_some()
+    }
+
+    /// Whether so many bytes of memory can be true, so that no sum is too large.
+    fn take_memory(&mut self, bytes: u64) -> bool {
+        let left = self.memory.checked_sub(bytes);
+        left.map(|left| self.memory = left).is_some()
     }
 }
 
@@ -51,8 +67,16 @@ pub(super) struct PageRuns {
 /// A file of pages.
 #[derive(Debug)]
 pub(super) struct PageFile {
-    pub(super) path: Vec<u8>,
+    /// Files of all folders are numbered as they come.
+    pub(super) number: u32,
     pub(super) bytes: u64,
+}
+
+impl PageFile {
+    /// The path of the one with an id.
+    pub(super) fn path(folder: &[u8], id: u32) -> Vec<u8> {
+        join(folder, format!("pages-{id}.img").as_bytes())
+    }
 }
 
 /// Images of one folder.
@@ -67,7 +91,7 @@ pub(super) struct Set {
     /// Names of memfds by the number of their memory.
     pub(super) memfds: HashMap<u64, Box<[u8]>>,
     pub(super) pages: BTreeMap<u32, PageFile>,
-    pub(super) stats: Vec<(Vec<u8>, Stats)>,
+    pub(super) stats: Vec<(String, Stats)>,
 }
 
 impl Set {
@@ -82,22 +106,19 @@ impl Set {
         // Messages show names as they may be shown.
         let shown = super::shown(path);
         let path = Path::new(&shown);
-        let full = |what: &str| {
-            let text = format!("more {what} than are looked into");
-            ImageError::new(path, ImageReason::Impossible(text))
-        };
+        let above = |what| ImageError::new(path, ImageReason::Above(what));
+        let is_owner = matches!(role, Role::Mm(_) | Role::Pagemap(_));
+        if is_owner && !room.take_owner() {
+            return Err(above("more processes than are looked into"));
+        }
         match role {
-            Role::Mm(_) if self.mappings.len() >= limits::OWNERS => return Err(full("processes")),
-            Role::Pagemap(_) if self.runs.len() >= limits::OWNERS => {
-                return Err(full("processes"));
-            }
             Role::Mm(pid) => {
                 let found = images::mappings(path, from, room.mappings)?;
                 room.mappings -= found.list.len();
                 self.mappings.insert(pid, found);
             }
             Role::Pagemap(owner) => {
-                let found = page_runs(path, from, &mut room.runs)?;
+                let found = page_runs(path, from, room)?;
                 self.runs.insert(owner, found);
             }
             Role::Core(thread) => {
@@ -107,11 +128,14 @@ impl Set {
                 }
             }
             Role::Files => images::file_names(path, from, keep(&mut self.files, room))?,
+            Role::OldFiles => {
+                images::old_file_names(path, from, keep(&mut self.files, room))?;
+            }
             Role::Memfds => images::memfd_names(path, from, keep(&mut self.memfds, room))?,
             Role::Stats => {
                 let found = images::stats(path, from)?;
-                if self.stats.len() < limits::NOTES {
-                    self.stats.push((shown.clone().into_bytes(), found));
+                if self.stats.len() < limits::STATS {
+                    self.stats.push((shown.clone(), found));
                 }
             }
             _ => images::check_frames(path, from)?,
@@ -133,10 +157,14 @@ fn keep<'a>(
     }
 }
 
-fn page_runs(path: &Path, from: impl Read, room: &mut usize) -> Result<PageRuns, ImageError> {
+fn page_runs(path: &Path, from: impl Read, room: &mut Room) -> Result<PageRuns, ImageError> {
     let mut found = PageRuns::default();
     let mut taken = 0;
     let pages_id = images::runs(path, from, |run| {
+        if !room.take_memory(run.bytes) {
+            let text = "more memory than any machine has".to_owned();
+            return Err(ImageReason::Impossible(text));
+        }
         match (run.is_present, run.in_parent, run.is_lazy) {
             (true, _, is_lazy) => {
                 // Those that lie at each other are one.
@@ -144,9 +172,10 @@ fn page_runs(path: &Path, from: impl Read, room: &mut usize) -> Result<PageRuns,
                     Some((address, bytes)) if *address + *bytes == run.address => {
                         *bytes += run.bytes;
                     }
-                    _ if taken == *room => {
-                        let text = "more runs of pages than are looked into".to_owned();
-                        return Err(ImageReason::Impossible(text));
+                    _ if taken == room.runs => {
+                        return Err(ImageReason::Above(
+                            "more runs of pages than are looked into",
+                        ));
                     }
                     _ => {
                         taken += 1;
@@ -162,7 +191,7 @@ fn page_runs(path: &Path, from: impl Read, room: &mut usize) -> Result<PageRuns,
         }
         Ok(())
     })?;
-    *room -= taken;
+    room.runs -= taken;
     found.runs.shrink_to_fit();
     found.pages_id = pages_id;
     Ok(found)

@@ -1,17 +1,21 @@
-//! How much is kept of what is read: together about 150 MB, whatever is in it.
+//! How much is kept of what is read: together below 200 MB, whatever is in it.
 
 /// Mappings of all processes (40 bytes each).
 pub(super) const MAPPINGS: usize = 300_000;
 /// Runs of pages of all processes (16 bytes each).
-pub(super) const RUNS: usize = 2_000_000;
+pub(super) const RUNS: usize = 1_000_000;
 /// Names of files, with what it takes to keep them, in bytes.
 pub(super) const NAMES: usize = 16 << 20;
 /// What a name takes beside its letters, in bytes.
 pub(super) const NAME: usize = 64;
 /// Folders with images, in one checkpoint.
 pub(super) const SETS: usize = 64;
-/// Processes of one folder with images, and shared memories; files of pages.
-pub(super) const OWNERS: usize = 1 << 16;
+/// Images of processes and of shared memory, and files of pages (some 150 bytes each).
+pub(super) const OWNERS: usize = 1 << 17;
+/// Memory of all processes, in bytes.
+pub(super) const MEMORY: u64 = 1 << 60;
+/// Files of statistics in one folder.
+pub(super) const STATS: usize = 4;
 /// Snapshots of device memory.
 pub(super) const SNAPSHOTS: usize = 1 << 12;
 /// A manifest of a snapshot, in bytes: that of some 400 GB of device memory.

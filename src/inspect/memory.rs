@@ -1,13 +1,15 @@
 //! Which pages belong to which mapping.
 
+use super::density::Density;
 use super::hints::Facts;
-use super::images::{PageRuns, Set};
+use super::images::{PageFile, PageRuns, Set};
 use super::largest::Largest;
 use super::report::{Large, Memory, MemoryKind, Notes, Pages, Process};
 use super::roles::Owner;
 use super::{limits, shown};
 use crate::criu::images::{Mapping, MappingKind, Mappings};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 /// Bytes and mappings.
 type Sum = (u64, u64);
@@ -18,17 +20,27 @@ type Member = (u32, String, Vec<(&'static str, Sum)>);
 /// Anonymous mappings from this size on may be weights or device memory.
 const LARGE: u64 = 32 << 20;
 
+/// Processes with device memory, by pid.
+pub(super) struct Gpus {
+    /// It is in a snapshot.
+    pub(super) frozen: HashSet<u32>,
+    /// The driver put it into the images.
+    pub(super) by_driver: HashSet<u32>,
+}
+
 /// Sums up the memory of all processes.
 pub(super) struct Summing<'a> {
     top: usize,
     largest: &'a mut Largest<(String, String)>,
     facts: &'a mut Facts,
+    gpus: &'a Gpus,
+    density: &'a Density,
     bytes: u64,
     kinds: BTreeMap<&'static str, Sum>,
     processes: Largest<Member>,
     process_count: u64,
-    /// By folder of images and name.
-    files: HashMap<(MappingKind, Vec<u8>), u64>,
+    /// By name.
+    files: HashMap<(MappingKind, &'a [u8]), u64>,
 }
 
 impl<'a> Summing<'a> {
@@ -36,11 +48,15 @@ impl<'a> Summing<'a> {
         top: usize,
         largest: &'a mut Largest<(String, String)>,
         facts: &'a mut Facts,
+        gpus: &'a Gpus,
+        density: &'a Density,
     ) -> Summing<'a> {
         Summing {
             top,
             largest,
             facts,
+            gpus,
+            density,
             bytes: 0,
             kinds: BTreeMap::new(),
             processes: Largest::new(limits::LISTED),
@@ -49,29 +65,28 @@ impl<'a> Summing<'a> {
         }
     }
 
-    /// Adds the images of a folder. What does not fit together is a problem.
-    pub(super) fn add(&mut self, folder: &[u8], set: &Set, frozen: &[u32], problems: &mut Notes) {
-        self.bytes += set
-            .pages
-            .values()
-            .fold(0u64, |sum, file| sum.saturating_add(file.bytes));
-        check_lengths(folder, set, problems);
+    /// Adds the images of a folder.
+    pub(super) fn add(&mut self, set: &'a Set) {
+        let files = set.pages.values();
+        self.bytes = files.fold(self.bytes, |sum, file| sum.saturating_add(file.bytes));
         for (owner, runs) in &set.runs {
             match owner {
-                Owner::Process(pid) => self.add_process(*pid, set, runs, frozen),
+                Owner::Process(pid) => self.add_process(*pid, set, runs),
                 Owner::Shared(id) => self.add_shared(*id, set, runs),
             }
         }
     }
 
-    fn add_process(&mut self, pid: u32, set: &Set, runs: &PageRuns, frozen: &[u32]) {
+    fn add_process(&mut self, pid: u32, set: &'a Set, runs: &PageRuns) {
         let none = Mappings::default();
         let mappings = set.mappings.get(&pid).unwrap_or(&none);
         let command = set.commands.get(&pid).map_or(&b"?"[..], Vec::as_slice);
         let process = format!("{pid} {}", shown(command));
         let mut kinds: BTreeMap<&'static str, Sum> = BTreeMap::new();
-        let (mut inside, mut large) = (0, 0);
-        each_mapping(mappings, &runs.runs, |mapping, bytes| {
+        let (mut inside, mut large, mut weights) = (0, 0, 0);
+        let file = set.pages.get(&runs.pages_id);
+        each_mapping(mappings, &runs.runs, |mapping, stored| {
+            let bytes = stored.end - stored.start;
             inside += bytes;
             let name = set.files.get(&mapping.id).map(|name| &**name);
             let sum = kinds.entry(kind_name(mapping.kind)).or_default();
@@ -79,6 +94,8 @@ impl<'a> Summing<'a> {
             self.offer(&process, mapping, name, bytes);
             if mapping.kind == MappingKind::Anonymous && bytes >= LARGE {
                 large += bytes;
+                let share = file.map_or(0.0, |file| self.density.share(file.number, stored));
+                weights += (share * bytes as f64) as u64;
             }
         });
         let unknown = runs.bytes.saturating_sub(inside);
@@ -96,23 +113,23 @@ impl<'a> Summing<'a> {
             (pid, shown(command), kinds.into_iter().collect())
         });
         self.facts.not_lazy += runs.not_lazy;
-        let is_frozen = frozen.contains(&pid);
-        let by_driver = self.facts.gpu_in_images.contains(&pid);
+        let is_frozen = self.gpus.frozen.contains(&pid);
+        let by_driver = self.gpus.by_driver.contains(&pid);
         if by_driver || !is_frozen && uses_cuda(mappings, set) {
             self.facts.large_of_driver += large;
         } else {
-            self.facts.large_anonymous += large;
+            self.facts.anonymous_weights += weights;
         }
     }
 
-    fn offer(&mut self, process: &str, mapping: &Mapping, name: Option<&[u8]>, bytes: u64) {
+    fn offer(&mut self, process: &str, mapping: &Mapping, name: Option<&'a [u8]>, bytes: u64) {
         let what = || format!("memory, {}", kind_name(mapping.kind));
         let range = || format!("{:#x}-{:#x}", mapping.range.start, mapping.range.end);
         match name.filter(|_| is_of_file(mapping.kind)) {
             Some(name) => {
                 let make = || (what(), format!("{process}: {}", shown(name)));
                 self.largest.offer(bytes, make);
-                let key = (mapping.kind, name.to_owned());
+                let key = (mapping.kind, name);
                 // As many as there are mappings, at most.
                 *self.files.entry(key).or_default() += bytes;
             }
@@ -122,7 +139,7 @@ impl<'a> Summing<'a> {
         }
     }
 
-    fn add_shared(&mut self, id: u64, set: &Set, runs: &PageRuns) {
+    fn add_shared(&mut self, id: u64, set: &'a Set, runs: &PageRuns) {
         // The kernel names shared memory of no file so.
         let memfd = set.memfds.get(&id).map(|name| &**name);
         let memfd = memfd.filter(|name| *name != b"/dev/zero");
@@ -141,15 +158,25 @@ impl<'a> Summing<'a> {
             (format!("memory, {}", kind_name(kind)), name())
         });
         if let Some(name) = memfd {
-            let key = (kind, [b"memfd ", name].concat());
-            *self.files.entry(key).or_default() += runs.bytes;
+            *self.files.entry((kind, name)).or_default() += runs.bytes;
         }
     }
 
     pub(super) fn finish(self, pages: Pages) -> Memory {
         let mut files = Largest::new(self.top);
         for ((kind, name), bytes) in self.files {
-            files.offer(bytes, || (kind_name(kind).to_owned(), shown(&name)));
+            let prefix = if kind == MappingKind::Memfd {
+                "memfd "
+            } else {
+                ""
+            };
+            let make = || {
+                (
+                    kind_name(kind).to_owned(),
+                    format!("{prefix}{}", shown(name)),
+                )
+            };
+            files.offer(bytes, make);
         }
         let file = |(bytes, (what, name))| Large { bytes, what, name };
         let process = |(bytes, (pid, name, kinds)): (u64, (u32, String, Vec<_>))| Process {
@@ -185,20 +212,31 @@ fn sorted(kinds: impl Iterator<Item = (&'static str, Sum)>) -> Vec<MemoryKind> {
     kinds
 }
 
-/// Gives every mapping that has pages, with their bytes. Both are in ascending order.
-fn each_mapping(mappings: &Mappings, runs: &[(u64, u64)], mut each: impl FnMut(&Mapping, u64)) {
+/// Gives every mapping that has pages, with their range in the file of pages. Both
+/// lists are in ascending order, and the file has the runs one behind another.
+fn each_mapping(
+    mappings: &Mappings,
+    runs: &[(u64, u64)],
+    mut each: impl FnMut(&Mapping, Range<u64>),
+) {
     let mut runs = runs.iter().map(|(at, bytes)| *at..*at + *bytes);
     let mut next = runs.next();
+    // Of what is left of `next`.
+    let mut offset = 0;
     for mapping in &mappings.list {
-        let (mut bytes, range) = (0, &mapping.range);
+        let (mut stored, range) = (None, &mapping.range);
         while let Some(run) = &mut next {
             if run.start >= range.end {
                 break;
             }
-            bytes += run
-                .end
-                .min(range.end)
-                .saturating_sub(run.start.max(range.start));
+            let begin = run.start.max(range.start).min(run.end);
+            let end = run.end.min(range.end);
+            if begin < end {
+                let at = |address: u64| offset + (address - run.start);
+                let first = stored.map_or(at(begin), |stored: (u64, u64)| stored.0);
+                stored = Some((first, at(end)));
+            }
+            offset += end - run.start;
             if run.end > range.end {
                 // The rest may be of the next mapping.
                 run.start = range.end;
@@ -206,14 +244,14 @@ fn each_mapping(mappings: &Mappings, runs: &[(u64, u64)], mut each: impl FnMut(&
             }
             next = runs.next();
         }
-        if bytes > 0 {
-            each(mapping, bytes);
+        if let Some((begin, end)) = stored {
+            each(mapping, begin..end);
         }
     }
 }
 
 /// Whether files of pages are there, as long as the images say.
-fn check_lengths(folder: &[u8], set: &Set, problems: &mut Notes) {
+pub(super) fn check_lengths(folder: &[u8], set: &Set, problems: &mut Notes) {
     let mut wanted: BTreeMap<u32, u64> = BTreeMap::new();
     let mut never_written = 0;
     for runs in set.runs.values() {
@@ -221,8 +259,7 @@ fn check_lengths(folder: &[u8], set: &Set, problems: &mut Notes) {
         never_written += runs.never_written;
     }
     let mut file = |id: u32, what: String| {
-        let path = [folder, format!("pages-{id}.img").as_bytes()].join(&b'/');
-        problems.add(path.strip_prefix(b"/").unwrap_or(&path), what);
+        problems.add(&PageFile::path(folder, id), what);
     };
     for (id, bytes) in &wanted {
         match set.pages.get(id) {
@@ -301,10 +338,9 @@ mod tests {
         each_mapping(
             &mappings,
             &[(5, 7), (15, 10), (28, 40), (90, 9)],
-            |mapping, bytes| {
-                found.push((mapping.range.start, bytes));
-            },
+            |mapping, stored| found.push((mapping.range.start, stored)),
         );
-        assert_eq!(found, [(10, 7), (20, 7), (50, 10)]);
+        // The first five bytes are of no mapping.
+        assert_eq!(found, [(10, 5..12), (20, 12..19), (50, 39..49)]);
     }
 }

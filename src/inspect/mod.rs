@@ -15,18 +15,22 @@
 //! another, links not followed (`tree.rs`).
 
 mod archive;
+mod counting;
+mod density;
 mod error;
 mod gpu;
 mod hints;
 mod images;
 mod largest;
 mod limits;
+mod manifests;
 mod memory;
 mod name;
 mod pages;
 mod report;
 mod roles;
 mod sample;
+mod summary;
 mod survey;
 mod tar;
 mod tree;

@@ -226,6 +226,12 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// By file.
+    pub(super) fn sorted(mut self) -> Notes {
+        self.first.sort_by(|one, other| one.path.cmp(&other.path));
+        self
+    }
+
     pub(super) fn add(&mut self, path: &[u8], what: impl std::fmt::Display) {
         self.count += 1;
         if self.first.len() < limits::NOTES {

@@ -13,6 +13,8 @@ pub(super) enum Role {
     Core(u32),
     /// `files.img`.
     Files,
+    /// `reg-files.img` of CRIU before 3.0.
+    OldFiles,
     /// `memfd.img`.
     Memfds,
     /// `stats-dump` and `stats-restore`.
@@ -65,6 +67,7 @@ impl Role {
         };
         match name {
             "files.img" => Role::Files,
+            "reg-files.img" => Role::OldFiles,
             "memfd.img" => Role::Memfds,
             "stats-dump" | "stats-restore" => Role::Stats,
             "rootfs-diff.tar" => Role::RootFs,
@@ -136,13 +139,16 @@ impl Role {
             "creds",
         ];
         let (kind, rest) = name.rsplit_once('-').unwrap_or((name, ""));
-        let number = rest.parse::<u32>().ok();
+        // `pages-01.img` is not what CRIU reads for `pages-1.img`.
+        let is_plain = rest == "0" || !rest.starts_with(['0', '+']);
+        let wide = rest.parse::<u64>().ok().filter(|_| is_plain);
+        let number = wide.and_then(|number| u32::try_from(number).ok());
         match (kind, number) {
+            ("pagemap-shmem", _) if wide.is_some() => {
+                Role::Pagemap(Owner::Shared(wide.unwrap_or_default()))
+            }
             ("pages", Some(id)) => Role::Pages(id),
             ("pagemap", Some(pid)) => Role::Pagemap(Owner::Process(pid)),
-            ("pagemap-shmem", _) if rest.parse::<u64>().is_ok() => {
-                Role::Pagemap(Owner::Shared(rest.parse().unwrap_or_default()))
-            }
             ("mm", Some(pid)) => Role::Mm(pid),
             ("core", Some(thread)) => Role::Core(thread),
             _ if name.starts_with("ghost-file") => Role::Ghost,
@@ -164,6 +170,7 @@ impl Role {
             | Role::Mm(_)
             | Role::Core(_)
             | Role::Files
+            | Role::OldFiles
             | Role::Memfds
             | Role::Entries
             | Role::Image => "images",
@@ -199,6 +206,11 @@ pub(super) fn folder_of(path: &[u8]) -> &[u8] {
 /// The last part of a path.
 pub(super) fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// A path in a folder, without parts that say nothing.
+pub(super) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    plain(&[folder, name].join(&b'/'))
 }
 
 /// Why a path of an archive may not be used: it leads out, or nowhere.
@@ -260,6 +272,9 @@ mod tests {
             ("ghost-file-1.img", Role::Ghost),
             ("tmpfs-dev-73.tar.gz.img", Role::Contents),
             ("pages-x.img", Role::Image),
+            ("pages-01.img", Role::Image),
+            ("pages-+1.img", Role::Image),
+            ("reg-files.img", Role::OldFiles),
             ("volumes/data.tar", Role::Contents),
             ("gpu/7/data-0001-00.bin", Role::DeviceData),
             ("dump.log", Role::Log),

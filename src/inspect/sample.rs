@@ -1,8 +1,8 @@
 //! Zeros and duplicates in a folder's pages: of a sample, or of all.
 
-use super::pages::{Content, Counts, PAGE_BYTES};
+use super::density::{self, Density};
+use super::pages::{Content, Counts, PAGE_BYTES, pages_of};
 use super::report::Pages;
-use super::survey::pages_of;
 use super::tree::Tree;
 use parking_lot::Mutex;
 use std::fs::File;
@@ -34,29 +34,33 @@ pub(super) fn read(
     files: &[(Vec<u8>, u64)],
     full: bool,
     done: &AtomicU64,
-) -> (Pages, Option<Failure>) {
+) -> ((Pages, Density), Option<Failure>) {
     let total: u64 = files.iter().map(|(_, bytes)| bytes / PAGE).sum();
     let pieces: Box<dyn Iterator<Item = Piece> + Send> = match full || total <= SAMPLE {
         true => Box::new(all(files)),
         false => Box::new(sample(files, total)),
     };
-    let (pieces, counts) = (Mutex::new(pieces), Mutex::new(Counts::default()));
+    let every = if full { density::EVERY } else { 1 };
+    let found = (Counts::default(), Density::every(every));
+    let (pieces, found) = (Mutex::new(pieces), Mutex::new(found));
     let failure = Mutex::new(None);
     let work = || {
         let mut reader = Reader {
             tree,
             files,
             open: None,
+            buffer: Vec::new(),
         };
-        let mut contents = Vec::new();
+        let (mut contents, mut density) = (Vec::new(), Density::every(every));
         loop {
             let piece = pieces.lock().next();
             let Some(piece) = piece.filter(|_| failure.lock().is_none()) else {
+                found.lock().1.merge(density);
                 return;
             };
-            match reader.read(piece, &mut contents) {
+            match reader.read(piece, &mut contents, &mut density) {
                 Ok(()) => {
-                    let mut counts = counts.lock();
+                    let counts = &mut found.lock().0;
                     contents.drain(..).for_each(|content| counts.add(content));
                 }
                 Err(error) => *failure.lock() = Some((files[piece.0].0.clone(), error)),
@@ -71,7 +75,8 @@ pub(super) fn read(
         }
         work();
     });
-    (pages_of(&counts.into_inner(), total), failure.into_inner())
+    let (counts, density) = found.into_inner();
+    ((pages_of(&counts, total), density), failure.into_inner())
 }
 
 /// All pages, in pieces.
@@ -115,17 +120,31 @@ struct Reader<'a> {
     tree: &'a Tree,
     files: &'a [(Vec<u8>, u64)],
     open: Option<(usize, File)>,
+    buffer: Vec<u8>,
 }
 
 impl Reader<'_> {
-    fn read(&mut self, (number, at, bytes): Piece, to: &mut Vec<Content>) -> io::Result<()> {
+    fn read(
+        &mut self,
+        (number, at, bytes): Piece,
+        contents: &mut Vec<Content>,
+        density: &mut Density,
+    ) -> io::Result<()> {
         let file = match self.open.take() {
             Some((open, file)) if open == number => file,
             _ => self.tree.open(&self.files[number].0)?,
         };
-        let mut buffer = vec![0; bytes as usize];
-        file.read_exact_at(&mut buffer, at)?;
-        to.extend(buffer.chunks_exact(PAGE_BYTES).map(Content::of));
+        self.buffer.resize(bytes as usize, 0);
+        let read = file.read_exact_at(&mut self.buffer, at);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::other("it became shorter meanwhile"),
+            _ => error,
+        })?;
+        let file_number = u32::try_from(number).unwrap_or(u32::MAX);
+        for (page, bytes) in (at / PAGE..).zip(self.buffer.chunks_exact(PAGE_BYTES)) {
+            contents.push(Content::of(bytes));
+            density.add(file_number, page, bytes);
+        }
         self.open = Some((number, file));
         Ok(())
     }

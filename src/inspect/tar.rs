@@ -322,7 +322,7 @@ fn header_error(error: io::Error) -> TarError {
 }
 
 /// Reads as many bytes as there are, up to the length.
-fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < to.len() {
         match from.read(&mut to[filled..]) {

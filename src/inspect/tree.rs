@@ -3,11 +3,12 @@
 
 use super::report::Report;
 use super::survey::Survey;
+use super::tar::Source;
 use super::{InspectError, Options, limits, sample, shown};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, fstatfs, openat, statat};
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -84,6 +85,34 @@ fn open_file(from: &OwnedFd, name: &CStr) -> io::Result<File> {
     }
 }
 
+/// A file that is opened if it is read: one that nobody reads may be unreadable.
+struct Unopened<'a> {
+    folder: &'a OwnedFd,
+    name: &'a CStr,
+    file: Option<File>,
+}
+
+impl Unopened<'_> {
+    fn open(&mut self) -> io::Result<&mut File> {
+        if self.file.is_none() {
+            self.file = Some(open_file(self.folder, self.name)?);
+        }
+        self.file.as_mut().ok_or(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Read for Unopened<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.open()?.read(to)
+    }
+}
+
+impl Source for Unopened<'_> {
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        self.open()?.skip(bytes)
+    }
+}
+
 struct Walk<'a, 'b, 'c> {
     tree: &'a Tree,
     survey: &'b mut Survey<'c>,
@@ -106,8 +135,7 @@ impl Walk<'_, '_, '_> {
             path.extend_from_slice(name.to_bytes());
             let Some(left) = self.left.checked_sub(1) else {
                 self.survey
-                    .not_looked_into
-                    .add(path, "more files than are looked into");
+                    .pass_over(path, "more files than are looked into");
                 return Ok(());
             };
             self.left = left;
@@ -131,9 +159,10 @@ impl Walk<'_, '_, '_> {
             _ if path.len() > limits::PATH => "a path of more than 4096 bytes",
             _ if found.st_dev != self.tree.device => "another file system is mounted there",
             FileType::RegularFile => {
-                let mut file = open_file(folder, name)?;
-                let bytes = fstat(&file)?.st_size.max(0) as u64;
-                self.survey.add(path, bytes, &mut file);
+                let bytes = found.st_size.max(0) as u64;
+                let file = None;
+                self.survey
+                    .add(path, bytes, &mut Unopened { folder, name, file });
                 return Ok(());
             }
             FileType::Directory if depth < limits::DEPTH => {

@@ -51,13 +51,14 @@ pub(super) fn unpack<'a>(
     from: impl Read + 'a,
     done: &'a AtomicU64,
 ) -> io::Result<(Compression, Box<dyn Read + 'a>)> {
-    /// The longest magic number.
-    const MAGIC: usize = 6;
+    /// More than the longest magic number, so that what is read behind it is aligned,
+    /// and larger pieces go around the buffer.
+    const BUFFER: usize = 64 << 10;
     let mut begin = Vec::new();
     let mut from = Counted { from, done };
-    (&mut from).take(MAGIC as u64).read_to_end(&mut begin)?;
+    (&mut from).take(BUFFER as u64).read_to_end(&mut begin)?;
     let compression = Compression::of(&begin);
-    let whole = BufReader::with_capacity(256 << 10, io::Cursor::new(begin).chain(from));
+    let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(begin).chain(from));
     Ok((compression, decoder(compression, whole)?))
 }
 

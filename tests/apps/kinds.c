@@ -23,7 +23,7 @@ static char *map(size_t bytes, int flags, int fd) {
 
 // Every page another content, as of weights.
 static void fill(char *at, size_t bytes, unsigned seed) {
-    for (size_t i = 0; i < bytes; i += 64)
+    for (size_t i = 0; i < bytes; i += 4)
         *(unsigned *)(at + i) = seed += 0x9e3779b9u;
 }
 

@@ -32,7 +32,7 @@ pub fn header(name: &str, kind: EntryType, bytes: u64) -> Header {
 }
 
 /// Adds a file.
-pub fn add(to: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) {
+pub fn add(to: &mut Builder<impl Write>, name: &str, content: &[u8]) {
     let header = header(name, EntryType::Regular, content.len() as u64);
     to.append(&header, content).unwrap();
 }

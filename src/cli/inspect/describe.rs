@@ -7,27 +7,32 @@ use rewarm::inspect::{Kind, Large, Memory, Notes, Pages, Report, Shares};
 /// Processes that are told; --json has more.
 const PROCESSES: usize = 10;
 
+/// What is wrong and what to do about it come first.
 pub(super) fn describe(report: &Report) -> String {
     let mut all = overview(report);
+    all += &notes("Damaged or refused", &report.problems);
+    all += &hints(report);
     all += &section("Categories", &categories(report));
     all += &memory(&report.memory);
     all += &gpu(report);
-    all += &section(
-        "Largest",
-        &report.largest.iter().map(large).collect::<Vec<_>>(),
-    );
+    let largest: Vec<_> = report.largest.iter().map(large).collect();
+    all += &section("Largest", &largest);
     all += &criu(report);
-    all += &hints(report);
     all += &notes("Not looked into", &report.not_looked_into);
-    all += &notes("Damaged or refused", &report.problems);
     all
 }
 
 fn section(title: &str, rows: &[Vec<String>]) -> String {
     match rows {
         [] => String::new(),
-        rows => format!("{title}\n{}", text::table("  ", rows)),
+        rows => format!("\n{title}\n{}", text::table("  ", rows)),
     }
+}
+
+/// So many of something: `1 file`, `2 files`.
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
@@ -41,11 +46,20 @@ fn overview(report: &Report) -> String {
         Kind::PodmanCheckpoint => "checkpoint of podman",
         Kind::CriuImages => "images of CRIU",
     };
-    let files = format!("{}, {} files", text::bytes(report.bytes), report.files);
+    let files = count(report.files, "file");
+    let size = format!("{} in {files}", text::bytes(report.bytes));
+    let state = match report.problems.count {
+        0 => "whole".to_owned(),
+        number => format!(
+            "damaged or refused: {}, see below",
+            count(number, "problem")
+        ),
+    };
     let mut rows = vec![
         row(["path", &report.path]),
         row(["kind", kind]),
-        row(["size", &files]),
+        row(["size", &size]),
+        row(["state", &state]),
     ];
     if let Some(archive) = &report.archive {
         let packed = match archive.compression {
@@ -59,7 +73,7 @@ fn overview(report: &Report) -> String {
 
 fn categories(report: &Report) -> Vec<Vec<String>> {
     let rows = report.categories.iter().map(|one| {
-        let files = format!("{} files", one.files);
+        let files = count(one.files, "file");
         row([one.name, &text::share(one.bytes, report.bytes), &files])
     });
     rows.collect()
@@ -70,7 +84,7 @@ fn memory(memory: &Memory) -> String {
         .kinds
         .iter()
         .map(|kind| {
-            let mappings = format!("{} mappings", kind.mappings);
+            let mappings = count(kind.mappings, "mapping");
             row([kind.kind, &text::share(kind.bytes, memory.bytes), &mappings])
         })
         .collect();
@@ -135,9 +149,9 @@ fn gpu(report: &Report) -> String {
         vec![
             format!("process {}", gpu.pid),
             format!(
-                "{} in {} allocations",
+                "{} in {}",
                 text::bytes(gpu.bytes),
-                gpu.allocations
+                count(gpu.allocations, "allocation")
             ),
             format!("stored {}", share(gpu.stored)),
             format!("zeros {}", share(gpu.zero)),
@@ -153,63 +167,69 @@ fn large(one: &Large) -> Vec<String> {
 }
 
 fn criu(report: &Report) -> String {
-    let mut rows = Vec::new();
+    let mut all = String::new();
     for stats in &report.criu {
-        if let Some(dump) = &stats.dump {
-            rows.push(row([&stats.path, &dumped(dump)]));
-        }
-        if let Some(restore) = &stats.restore {
-            rows.push(row([&stats.path, &restored(restore)]));
-        }
+        let mut rows = stats.dump.as_ref().map_or(Vec::new(), dumped);
+        rows.extend(stats.restore.as_ref().map_or(Vec::new(), restored));
+        all += &section(&format!("CRIU's statistics: {}", stats.path), &rows);
     }
-    section("CRIU's statistics", &rows)
+    all
 }
 
 fn milliseconds(us: u64) -> String {
     format!("{:.1} ms", us as f64 / 1e3)
 }
 
-fn dumped(dump: &DumpStats) -> String {
-    format!(
-        "freezing {}, frozen {}, memory {} and writing it {}; {} pages scanned, {} written, {} lazy, {} in an earlier dump",
-        milliseconds(dump.freezing_us),
-        milliseconds(dump.frozen_us),
-        milliseconds(dump.memdump_us),
-        milliseconds(dump.memwrite_us),
+fn dumped(dump: &DumpStats) -> Vec<Vec<String>> {
+    let [frozen, freezing, memory, writing] = [
+        dump.frozen_us,
+        dump.freezing_us,
+        dump.memdump_us,
+        dump.memwrite_us,
+    ]
+    .map(milliseconds);
+    let in_parent = dump
+        .pages_skipped_parent
+        .saturating_add(dump.shared_pages_skipped_parent);
+    let pages = format!(
+        "{} scanned, {} written, {} lazy, {in_parent} in an earlier dump",
         dump.pages_scanned.saturating_add(dump.shared_pages_scanned),
         dump.pages_written.saturating_add(dump.shared_pages_written),
         dump.pages_lazy,
-        dump.pages_skipped_parent
-            .saturating_add(dump.shared_pages_skipped_parent),
-    )
+    );
+    vec![
+        row(["frozen", &format!("{frozen}, after {freezing} to freeze")]),
+        row(["memory", &format!("{memory}, of which writing {writing}")]),
+        row(["pages", &pages]),
+    ]
 }
 
-fn restored(restore: &RestoreStats) -> String {
-    format!(
-        "restored in {}, of which forking {}; {} pages, {} more were shared already",
-        milliseconds(restore.restore_us),
-        milliseconds(restore.forking_us),
-        restore.pages_restored,
-        restore.pages_skipped_cow,
-    )
+fn restored(restore: &RestoreStats) -> Vec<Vec<String>> {
+    let [all, forking] = [restore.restore_us, restore.forking_us].map(milliseconds);
+    let pages = format!(
+        "{} restored, {} more were shared already",
+        restore.pages_restored, restore.pages_skipped_cow,
+    );
+    vec![
+        row(["restored", &format!("{all}, of which forking {forking}")]),
+        row(["pages", &pages]),
+    ]
 }
 
 fn hints(report: &Report) -> String {
-    if report.hints.is_empty() {
-        return String::new();
-    }
-    let mut all = String::from("What would make it smaller or faster\n");
+    let mut rows = Vec::new();
     for hint in &report.hints {
         let saves = match hint.bytes {
-            0 => "no room, but time".to_owned(),
-            bytes => format!("up to {}", text::bytes(bytes)),
+            0 => "time".to_owned(),
+            bytes => text::bytes(bytes),
         };
-        all += &format!(
-            "  {}: {saves}: {}.\n    {}.\n",
-            hint.hint, hint.what, hint.advice
-        );
+        rows.push(row([&saves, hint.hint, &hint.what]));
+        rows.push(row(["", "", &format!("→ {}", hint.advice)]));
     }
-    all
+    section(
+        "What would make it smaller or faster: at most, and how",
+        &rows,
+    )
 }
 
 fn notes(title: &str, notes: &Notes) -> String {

@@ -21,8 +21,8 @@ Exit status: 0 if the checkpoint is whole, 1 if anything is damaged or refused, 
 is no checkpoint, 2 if the command line is wrong.
 
 Examples:
-  rewarm inspect /checkpoints/vllm
-  rewarm inspect --top 50 --full /checkpoints/vllm
+  rewarm inspect /srv/checkpoints/vllm
+  rewarm inspect --top 50 --full /srv/checkpoints/vllm
   rewarm inspect checkpoint.tar.zst
   ssh node cat checkpoint.tar | rewarm inspect -
   rewarm inspect --json checkpoint.tar | jq '.hints[] | {hint, bytes}'";

@@ -9,8 +9,9 @@ use std::path::Path;
 /// `INVENTORY_MAGIC`, which stands alone at the beginning of its image.
 const INVENTORY: u32 = 0x5831_3116;
 
-/// `FILES_MAGIC`, `MEMFD_INODE_MAGIC` and `CORE_MAGIC`.
+/// `FILES_MAGIC`, `REG_FILES_MAGIC`, `MEMFD_INODE_MAGIC` and `CORE_MAGIC`.
 const FILES: u32 = 0x5630_3138;
+const REGULAR_FILES: u32 = 0x5036_3636;
 const MEMFDS: u32 = 0x4845_3499;
 const CORE: u32 = 0x5505_3847;
 
@@ -30,16 +31,32 @@ pub fn file_names(
     const REGULAR: u32 = 3;
     let mut entries = Entries::begin(path, from, (COMMON, FILES), LONGEST)?;
     while let Some(entry) = entries.next()? {
-        let mut read = || -> Result<(), ImageReason> {
-            for file in protobuf::messages(&entry, REGULAR) {
-                let file = file?;
-                if let (Some(id), Some(name)) = (number(file, 1)?, bytes(file, 6)?) {
-                    each(id, name);
-                }
-            }
-            Ok(())
-        };
-        read().map_err(|reason| entries.was_wrong(reason))?;
+        let mut regular = protobuf::messages(&entry, REGULAR);
+        let read = regular.try_for_each(|file| file_name(file?, &mut each));
+        read.map_err(|reason| entries.was_wrong(reason))?;
+    }
+    Ok(())
+}
+
+/// The same of `reg-files.img`, which older versions of CRIU write instead.
+///
+/// # Errors
+/// If the image cannot be read, or is none.
+pub fn old_file_names(
+    path: &Path,
+    from: impl Read,
+    mut each: impl FnMut(u64, &[u8]),
+) -> Result<(), ImageError> {
+    let mut entries = Entries::begin(path, from, (COMMON, REGULAR_FILES), LONGEST)?;
+    while let Some(entry) = entries.next()? {
+        file_name(&entry, &mut each).map_err(|reason| entries.was_wrong(reason))?;
+    }
+    Ok(())
+}
+
+fn file_name(file: &[u8], each: &mut impl FnMut(u64, &[u8])) -> Result<(), ImageReason> {
+    if let (Some(id), Some(name)) = (number(file, 1)?, bytes(file, 6)?) {
+        each(id, name);
     }
     Ok(())
 }

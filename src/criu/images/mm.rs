@@ -85,10 +85,17 @@ pub struct Mappings {
 /// # Errors
 /// If it cannot be read, is none, or has more.
 pub fn mappings(path: &Path, from: impl Read, most: usize) -> Result<Mappings, ImageError> {
-    /// Twice what 65530 mappings take.
-    const LONGEST: u32 = 8 << 20;
+    /// What 300000 mappings take.
+    const LONGEST: u32 = 24 << 20;
     let mut entries = Entries::begin(path, from, (COMMON, MAGIC), LONGEST)?;
-    let Some(message) = entries.next()? else {
+    let message = entries.next().map_err(|error| match error.reason {
+        ImageReason::TooLong(_) => ImageError {
+            reason: ImageReason::Above("more mappings than are looked into"),
+            ..error
+        },
+        _ => error,
+    })?;
+    let Some(message) = message else {
         return Err(ImageError::new(path, ImageReason::Cut));
     };
     let read = || {
@@ -106,8 +113,7 @@ pub fn mappings(path: &Path, from: impl Read, most: usize) -> Result<Mappings, I
                 return Err(ImageReason::Impossible(text));
             }
             if found.list.len() == most {
-                let text = format!("more than {most} mappings");
-                return Err(ImageReason::Impossible(text));
+                return Err(ImageReason::Above("more mappings than are looked into"));
             }
             found.list.push(Mapping {
                 kind: entry.kind(),
