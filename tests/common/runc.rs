@@ -383,9 +383,10 @@ fn config(scratch: &Scratch, wanted: &Wanted) -> Value {
     })
 }
 
-/// This machine's programs and libraries, read-only, and what the tests have built.
+/// This machine's programs and libraries, read-only, and what the tests have built, without
+/// what other tests have mounted there.
 fn mounts(scratch: &Scratch) -> Vec<Value> {
-    let bind = |from: &Path, to: &str, mode: &str| json!({ "destination": to, "source": from, "type": "bind", "options": ["rbind", mode] });
+    let bind = |from: &Path, to: &str, mode: &str| json!({ "destination": to, "source": from, "type": "bind", "options": ["bind", mode] });
     let mut mounts = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] }),
