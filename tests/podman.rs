@@ -6,7 +6,7 @@ mod common;
 use common::cli::{stderr, text};
 use common::pages::commands;
 use common::podman::{IMAGE, Pipes, Podman, path_of, script};
-use common::{Scratch, libraries};
+use common::{Scratch, libraries, until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -60,6 +60,26 @@ fn a_container_comes_back_from_its_archive_as_often_as_wanted() {
         assert_eq!(pipes.ask(&format!("touch 5 {}", round + 20)), "ok");
         assert_eq!(pipes.ask("check"), "ok");
     }
+    podman.podman(&["rm", "--force", "--time=0", "one"]);
+    // Two at once, of one snapshot.
+    let from = format!("--import={}", text(&archive));
+    for name in ["left", "right"] {
+        podman.podman(&["container", "restore", &from, "--name", name]);
+    }
+    for name in ["left", "right"] {
+        let pid = podman.podman(&["inspect", "--format={{.State.Pid}}", name]);
+        until("it is thawed", || {
+            let status = ["status", "--pid", pid.trim()];
+            let output = podman.output(env!("CARGO_BIN_EXE_rewarm"), &status);
+            String::from_utf8_lossy(&output.stdout).contains(": active")
+        });
+    }
+    podman.podman(&["pause", "right"]);
+    assert_eq!(pipes.ask("check"), "ok", "{}", podman.logs());
+    assert_eq!(pipes.ask("touch 5 40"), "ok");
+    podman.podman(&["rm", "--force", "--time=0", "left"]);
+    podman.podman(&["unpause", "right"]);
+    assert_eq!(pipes.ask("check"), "ok", "{}", podman.logs());
     assert_eq!(podman.snapshots().len(), 1, "it stays with the archive");
 }
 

@@ -4,6 +4,7 @@
 mod common;
 
 use common::cli::{self, text};
+use common::pages::commands;
 use common::plugin::{Plugin, becomes_active, freezable};
 use common::plugins::cuda_plugin_or_skip;
 use common::runc::{Container, SNAPSHOTS, Wanted, runc_or_skip};
@@ -110,6 +111,68 @@ fn the_example_sets_a_bundle_up_and_undoes_it() {
     assert!(!own.exists());
     let after = fs::read(container.file("bundle/config.json"));
     assert_eq!(after.expect("it is there"), before);
+    container.quit();
+}
+
+#[test]
+fn the_page_says_what_works() {
+    let Some(cuda) = cuda_plugin_or_skip() else {
+        return;
+    };
+    if !runc_or_skip() {
+        return;
+    }
+    let [start, checkpoint, restore, end] = &commands("docs/runc.md")[..] else {
+        panic!("docs/runc.md has other commands than this test knows");
+    };
+    let mut container = Container::start_typed(start, &cuda);
+    let own = container.file("bundle/rewarm");
+    assert_eq!(container.live.state(), "active");
+    container.live.must("touch 3 7");
+    container.end_typed(checkpoint);
+    let frozen = fs::read_dir(own.join("snapshots")).expect("it was made");
+    assert_eq!(frozen.count(), 1, "its device memory was frozen");
+    container.restore_typed(restore);
+    becomes_active(&container.live);
+    container.live.must("check");
+    container.end_typed(end);
+    assert!(!own.exists(), "the page ends with undo");
+}
+
+/// No program goes on with pages that are missing.
+#[test]
+fn a_page_server_that_is_killed_takes_the_container_with_it() {
+    if criu::criu_or_skip().is_none() || !runc_or_skip() {
+        return;
+    }
+    if let Err(why) = rewarm::criu::pages::can_serve() {
+        eprintln!("SKIPPED, as pages cannot come later here: {why}");
+        return;
+    }
+    let mut container = Container::start(&Wanted::default(), None);
+    container.live.must("touch 3 7");
+    container.checkpoint();
+    // Both of its processes stand still as soon as it listens: no page comes.
+    container.instead_of_rewarm(
+        "\"$rewarm\" \"$@\" || exit
+found=
+for process in /proc/[0-9]*; do
+    words=$(tr '\\0' ' ' <\"$process/cmdline\" 2>/dev/null) || continue
+    case ${process#/proc/}:$words in $$:*) ;; *\"--detach --or-read-ahead\"*\"--for-pid $PPID \"*) found=\"$found ${process#/proc/}\" ;; esac
+done
+kill -STOP $found
+(sleep 1; kill -KILL $found) >/dev/null 2>&1 </dev/null &",
+    );
+    let succeeded = container.try_restore();
+    until("it is dead", || {
+        !["running", "created"].contains(&container.status().as_str())
+    });
+    eprintln!("runc restore succeeded: {succeeded}");
+    // And so is nobody else's: the next restore has a server of its own.
+    container.delete();
+    container.instead_of_rewarm("exec \"$rewarm\" \"$@\"");
+    container.restore();
+    container.live.must("check");
     container.quit();
 }
 

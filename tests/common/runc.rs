@@ -7,7 +7,7 @@ use super::plugins::Plugins;
 use super::{Link, Scratch, app, criu, libraries, repository, target};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -59,6 +59,31 @@ impl Container {
     /// Starts one. Where CRIU's own CUDA plugin is given, it takes part.
     #[track_caller]
     pub fn start(wanted: &Wanted, cuda: Option<&Path>) -> Container {
+        Self::start_by(wanted, cuda, |runtime| {
+            if wanted.by_example {
+                let output = example("set-up", &runtime.folder, cuda);
+                assert!(output.status.success(), "{output:?}");
+            }
+            let bundle = runtime.folder.join("bundle");
+            runtime.must("run", &["-d", "--bundle", text(&bundle)]);
+        })
+    }
+
+    /// Starts one by commands that are typed, in a bundle without rewarm.
+    #[track_caller]
+    pub fn start_typed(block: &str, cuda: &Path) -> Container {
+        let wanted = Wanted {
+            by_example: true,
+            ..Wanted::default()
+        };
+        Self::start_by(&wanted, Some(cuda), |runtime| {
+            runtime.offer_commands();
+            runtime.type_in(block, Some(cuda));
+        })
+    }
+
+    #[track_caller]
+    fn start_by(wanted: &Wanted, cuda: Option<&Path>, start: impl FnOnce(&Runtime)) -> Container {
         criu::adopt();
         let scratch = Scratch::new();
         let plugins = match cuda {
@@ -73,8 +98,6 @@ impl Container {
         fs::write(file, config.to_string()).expect("it is our folder");
         if wanted.by_example {
             plugins.install(&scratch.file("opt"));
-            let output = example("set-up", scratch.path(), cuda);
-            assert!(output.status.success(), "{output:?}");
         }
         let options = format!("libdir {}\nfile-locks\n", text(&plugins.folder()));
         fs::write(scratch.file("criu.conf"), options).expect("it is our folder");
@@ -92,11 +115,37 @@ impl Container {
                 let owner = wanted.root_is;
                 chown(runtime.folder.join(pipe), owner, owner).expect("we are root");
             }
-            let bundle = runtime.folder.join("bundle");
-            runtime.must("run", &["-d", "--bundle", text(&bundle)]);
+            start(&runtime);
             runtime.pid()
         });
         Container { runtime, live }
+    }
+
+    /// Types commands that restore it.
+    #[track_caller]
+    pub fn restore_typed(&mut self, block: &str) {
+        self.runtime.type_in(block, None);
+        self.live.is_back_as(self.runtime.pid());
+    }
+
+    /// Types commands at whose end its program is no more.
+    #[track_caller]
+    pub fn end_typed(&mut self, block: &str) {
+        self.runtime.type_in(block, None);
+        self.live.is_gone();
+    }
+
+    /// Has the plugin start a script in the place of `rewarm`, which is `$rewarm` in it.
+    pub fn instead_of_rewarm(&self, script: &str) {
+        self.runtime.plugins.instead_of_rewarm(script);
+    }
+
+    /// What `runc state` says of it.
+    pub fn status(&self) -> String {
+        let output = self.runtime.command("state", &[]).output();
+        let output = output.expect("coreutils are installed").stdout;
+        let state: Value = serde_json::from_slice(&output).unwrap_or_default();
+        state["status"].as_str().unwrap_or("not there").to_owned()
     }
 
     /// Removes what is left of a container whose program has ended.
@@ -136,12 +185,17 @@ impl Container {
     /// `runc restore`.
     #[track_caller]
     pub fn restore(&mut self) {
+        assert!(self.try_restore(), "runc restore: {}", self.runtime.why());
+        self.live.is_back_as(self.runtime.pid());
+    }
+
+    /// `runc restore`, and whether it succeeds.
+    pub fn try_restore(&self) -> bool {
         let (images, work) = (self.file("images"), self.file("work"));
         let bundle = self.file("bundle");
         let places = ["--image-path", text(&images), "--work-path", text(&work)];
         let options = [&["-d", "--bundle", text(&bundle)], &places[..]].concat();
-        self.runtime.must("restore", &options);
-        self.live.is_back_as(self.runtime.pid());
+        self.runtime.run("restore", &options).status.success()
     }
 }
 
@@ -165,7 +219,7 @@ impl Drop for Runtime {
 }
 
 impl Runtime {
-    fn run(&self, action: &str, options: &[&str]) -> Output {
+    fn command(&self, action: &str, options: &[&str]) -> Command {
         let states = self.folder.join("states");
         let mut command = Command::new("timeout");
         command.args(["120", "runc", "--root", text(&states), action]);
@@ -173,16 +227,74 @@ impl Runtime {
         if ["run", "restore"].contains(&action) {
             command.args(["--pid-file", text(&self.folder.join("pid"))]);
         }
-        // With a pipe, this would wait for the container's end.
-        let log = fs::File::create(self.folder.join("runc.log")).expect("it is our folder");
         command
             .arg(self.name())
             .envs(self.plugins.environment())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, action: &str, options: &[&str]) -> Output {
+        // With a pipe, this would wait for the container's end.
+        let log = fs::File::create(self.folder.join("runc.log")).expect("it is our folder");
+        let mut command = self.command(action, options);
+        command.stdout(Stdio::null()).stderr(log);
+        command.output().expect("coreutils are installed")
+    }
+
+    /// What is typed finds: `runc` with states of its own, and CRIU.
+    fn offer_commands(&self) {
+        let folder = self.folder.join("typed");
+        fs::create_dir(&folder).expect("it is our folder");
+        let script = format!(
+            "#!/bin/sh\naction=$1\nshift\ncase $action in run | restore) set -- --pid-file '{0}/pid' \"$@\" ;; esac\n\
+             real=$(PATH={1} && command -v runc)\nexec \"$real\" --root '{0}/states' \"$action\" \"$@\"\n",
+            text(&self.folder),
+            "${PATH#*typed:}"
+        );
+        let runc = folder.join("runc");
+        fs::write(&runc, script).expect("it is our folder");
+        fs::set_permissions(runc, fs::Permissions::from_mode(0o755)).expect("it is our file");
+        for (name, place) in [
+            ("criu", self.plugins.bin().join("criu")),
+            ("rewarm", self.folder.join("opt/rewarm")),
+        ] {
+            if place.exists() {
+                symlink(place, folder.join(name)).expect("it is our folder");
+            }
+        }
+    }
+
+    /// Types commands, in the repository. What one block exports, the next ones have.
+    #[track_caller]
+    fn type_in(&self, block: &str, cuda: Option<&Path>) {
+        let exported = self.folder.join("exported");
+        let before = fs::read_to_string(&exported).unwrap_or_default();
+        let exports = block.lines().filter(|line| line.starts_with("export "));
+        let exports: String = exports.map(|line| format!("{line}\n")).collect();
+        fs::write(&exported, before.clone() + &exports).expect("it is our folder");
+        let environment = self.plugins.environment();
+        let log = fs::File::create(self.folder.join("runc.log")).expect("it is our folder");
+        let mut path = self.folder.join("typed").into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let status = Command::new("timeout")
+            .args(["120", "sh", "-euc", &format!("{before}{block}")])
+            .current_dir(repository())
+            .envs(environment)
+            .env("PATH", path)
+            .envs(cuda.map(|plugin| ("CUDA_PLUGIN", plugin)))
+            .env("REWARM_FOLDER", self.folder.join("opt"))
+            .env("BUNDLE", self.folder.join("bundle"))
+            .env("IMAGES", self.folder.join("images"))
+            .env("WORK", self.folder.join("work"))
+            .env("NAME", self.name())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            .output()
-            .expect("coreutils are installed")
+            .status()
+            .expect("coreutils are installed");
+        assert!(status.success(), "{block}\n{}", self.why());
     }
 
     #[track_caller]
@@ -271,9 +383,10 @@ fn config(scratch: &Scratch, wanted: &Wanted) -> Value {
     })
 }
 
-/// This machine's programs and libraries, read-only, and what the tests have built.
+/// This machine's programs and libraries, read-only, and what the tests have built, without
+/// what other tests have mounted there.
 fn mounts(scratch: &Scratch) -> Vec<Value> {
-    let bind = |from: &Path, to: &str, mode: &str| json!({ "destination": to, "source": from, "type": "bind", "options": ["rbind", mode] });
+    let bind = |from: &Path, to: &str, mode: &str| json!({ "destination": to, "source": from, "type": "bind", "options": ["bind", mode] });
     let mut mounts = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] }),
