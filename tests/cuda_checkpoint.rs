@@ -146,6 +146,35 @@ fn a_toggle_takes_a_process_out_and_back() {
     }
 }
 
+/// Somebody's checkpoint was broken off.
+#[test]
+fn whom_the_driver_holds_is_neither_frozen_nor_thawed() {
+    // Without a folder for snapshots.
+    let program = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
+    let mut live = Live::start(program.arg(MEMORY));
+    let run_dir = live.scratch().join("run");
+    let plugin = Plugin { run_dir: &run_dir };
+    let pid = live.pid();
+    plugin.act("lock", pid);
+    live.refused(
+        live.freezing(&[]),
+        &["locked by the driver", "--action unlock"],
+    );
+    plugin.act("unlock", pid);
+    live.freeze(&[]);
+    plugin.act("lock", pid);
+    plugin.act("checkpoint", pid);
+    live.refused(
+        live.thawing(&[]),
+        &["checkpointed by the driver", "--toggle"],
+    );
+    plugin.act("restore", pid);
+    plugin.act("unlock", pid);
+    live.thaw(&[]);
+    live.must("check");
+    live.quit();
+}
+
 /// The thaw of an unlock is under way when the next lock comes.
 #[test]
 fn a_lock_waits_for_the_thaw_before_it() {

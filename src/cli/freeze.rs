@@ -1,6 +1,7 @@
 //! `rewarm freeze`: takes the device memory of running processes to snapshots.
 
 use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds};
+use super::held::refuse_held;
 use super::{Usage, print_json, text};
 use anyhow::{Context, Result, anyhow, bail};
 use rewarm::control::{
@@ -69,6 +70,7 @@ pub(super) fn run(args: &FreezeArgs) -> Result<ExitCode> {
     for process in &processes {
         check(process.pid, &process.connect()?.status()?)?;
     }
+    refuse_held(&processes)?;
     explain_interrupts();
     if args.tree {
         make_for(&processes, &folder)?;

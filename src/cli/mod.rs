@@ -7,6 +7,7 @@ mod doctor;
 mod flags;
 mod fleet;
 mod freeze;
+mod held;
 mod hook;
 mod inspect;
 mod libraries;

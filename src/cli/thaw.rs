@@ -1,6 +1,7 @@
 //! `rewarm thaw`: brings the device memory of frozen processes back.
 
 use super::fleet::{Told, VERSION, explain_interrupts, rate, together, what_holds};
+use super::held::refuse_held;
 use super::{FAILURE, Usage, print_json, text};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -82,6 +83,7 @@ pub(super) fn run(args: &ThawArgs) -> Result<ExitCode> {
         check(root.pid, &root.connect()?.status()?)?;
         vec![root]
     };
+    refuse_held(&processes)?;
     explain_interrupts();
     let results = together(&processes, |process, show| {
         let from = from.as_ref().map(|folder| match args.tree {
