@@ -114,6 +114,30 @@ fn a_container_that_is_kept_goes_on_without_an_archive() {
     assert_eq!(plain.ask("check"), "ok", "{}", podman.logs());
 }
 
+#[test]
+fn a_container_that_is_left_running_goes_on_with_its_device_memory() {
+    let Some(podman) = Podman::or_skip() else {
+        return;
+    };
+    podman.rewarm(&["setup"]);
+    let mut pipes = started(&podman, "goes-on");
+    let archives = ["first.tar", "second.tar"].map(|name| podman.file(name));
+    for (archive, seed) in archives.iter().zip([50, 51]) {
+        let to = format!("--export={}", text(archive));
+        podman.podman(&[&CHECKPOINT[..], &["--leave-running", &to, "goes-on"]].concat());
+        assert_eq!(pipes.ask("check"), "ok", "{}", podman.logs());
+        // Neither archive has this.
+        assert_eq!(pipes.ask(&format!("touch 5 {seed}")), "ok");
+        assert_eq!(pipes.ask("check"), "ok");
+    }
+    assert_eq!(podman.snapshots().len(), 2, "one for each archive");
+    for archive in &archives {
+        podman.podman(&["rm", "--force", "--time=0", "goes-on"]);
+        import(&podman, archive);
+        assert_eq!(pipes.ask("check"), "ok", "{}", podman.logs());
+    }
+}
+
 /// The commands of the page, one block after the other, with the page's variables.
 #[test]
 fn the_page_says_what_works() {
