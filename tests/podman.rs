@@ -138,6 +138,38 @@ fn a_container_that_is_left_running_goes_on_with_its_device_memory() {
     }
 }
 
+#[test]
+fn tcp_connections_within_a_container_come_back_with_what_is_under_way() {
+    let Some(podman) = Podman::or_skip() else {
+        return;
+    };
+    let Some(network) = podman.network_or_skip() else {
+        return;
+    };
+    podman.rewarm(&["setup"]);
+    let mut pipes = Pipes::new(&podman, "connected-data");
+    let shell = ["sh", "-c", "exec connected <>/data/in 1<>/data/out"];
+    let run = [
+        "run",
+        "--detach",
+        "--name=tcp",
+        &network,
+        &pipes.volume(),
+        IMAGE,
+    ];
+    podman.rewarm(&[&run[..], &shell].concat());
+    assert_eq!(pipes.answer(), "ready 1");
+    assert_eq!(pipes.ask("one"), "nothing");
+    let archive = podman.file("tcp.tar");
+    export(&podman, "tcp", &archive);
+    for _ in 0..2 {
+        podman.podman(&["rm", "--force", "--time=0", "tcp"]);
+        import(&podman, &archive);
+        assert_eq!(pipes.ask("two"), "one", "{}", podman.logs());
+        assert_eq!(pipes.ask("three"), "two");
+    }
+}
+
 /// The commands of the page, one block after the other, with the page's variables.
 #[test]
 fn the_page_says_what_works() {

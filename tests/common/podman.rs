@@ -129,7 +129,7 @@ impl Podman {
         .expect("three options")
     }
 
-    /// The test program, the C library, a shell and the software driver.
+    /// The test programs, the C library, a shell and the software driver.
     fn make_image(&self) {
         let root = self.file("image");
         let loader = ["/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
@@ -155,7 +155,10 @@ impl Podman {
                     .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             }
         }
-        fs::copy(app("freeze", Link::Dlopen), root.join("bin/freeze")).unwrap();
+        for program in ["freeze", "connected"] {
+            let to = root.join("bin").join(program);
+            fs::copy(app(program, Link::Dlopen), to).unwrap();
+        }
         for folder in ["tmp", "data", "proc", "sys", "dev", "run", "etc"] {
             fs::create_dir(root.join(folder)).unwrap();
         }
@@ -175,6 +178,22 @@ impl Podman {
             IMAGE,
         ]);
         fs::remove_file(tar).unwrap();
+    }
+
+    /// The option of podman for a network of its own, with nothing but loopback: without
+    /// one, a restored container's is down.
+    pub fn network_or_skip(&self) -> Option<String> {
+        let file = self.file("network");
+        fs::write(&file, "").unwrap();
+        let made = Command::new("unshare")
+            .arg(format!("--net={}", text(&file)))
+            .args(["ip", "link", "set", "lo", "up"])
+            .status();
+        if !made.is_ok_and(|made| made.success()) {
+            eprintln!("SKIPPED, as no network can be made: run apt-get install iproute2 iptables");
+            return None;
+        }
+        Some(format!("--network=ns:{}", text(&file)))
     }
 
     /// A program in podman's environment, on the `PATH` that a set-up wants.
