@@ -222,7 +222,8 @@ fn another_user_in_the_container_is_frozen_into_a_folder_of_its_own() {
     assert_eq!(pipes.ask("check"), "ok", "{}", podman.logs());
 }
 
-/// The commands of the page, one block after the other, with the page's variables.
+/// The commands of the page, one block after the other, with the page's variables and
+/// the folders that are the default.
 #[test]
 fn the_page_says_what_works() {
     let Some(podman) = Podman::or_skip() else {
@@ -230,25 +231,19 @@ fn the_page_says_what_works() {
     };
     let pipes = Pipes::new(&podman, "page-data");
     pipes.open_to_all();
-    fs::create_dir(podman.file("checkpoints")).unwrap();
-    for block in commands("docs/podman.md") {
-        let output = podman
-            .command("sh")
-            .args(["-euc", &block])
-            .env("IMAGE", IMAGE)
-            .env("DATA", pipes.folder())
-            .env("CHECKPOINTS", podman.file("checkpoints"))
-            .env("STORE", podman.store())
-            .stdout(fs::File::create(podman.file("said")).unwrap())
-            .stderr(fs::File::create(podman.file("complained")).unwrap())
-            .status()
-            .unwrap();
-        let said = ["said", "complained"]
-            .map(|file| fs::read_to_string(podman.file(file)).unwrap())
-            .concat();
-        assert!(output.success(), "{block}\n{said}\n{}", podman.logs());
-    }
-    assert!(!podman.prefix().exists(), "the page ends with undo");
+    let checkpoints = podman.file("checkpoints");
+    fs::create_dir(&checkpoints).unwrap();
+    let script = format!(
+        "IMAGE={IMAGE} DATA='{}' CHECKPOINTS='{}' STORE=/var/lib/rewarm\n{}\n\
+         for made in /etc/rewarm /var/lib/rewarm /usr/local/bin/cuda-checkpoint; do [ ! -e $made ]; done\n",
+        text(pipes.folder()),
+        text(&checkpoints),
+        commands("docs/podman.md").join("\n")
+    );
+    let (status, said) = podman.on_a_host_of_its_own(&script);
+    let said = fs::read_to_string(said).unwrap();
+    assert!(status.success(), "{said}\n{}", podman.logs());
+    assert!(said.contains("undone: /etc/rewarm\n"), "{said}");
 }
 
 #[test]

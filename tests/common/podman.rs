@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 /// The name of the image.
 pub const IMAGE: &str = "localhost/freeze";
@@ -98,20 +98,56 @@ impl Podman {
             ),
         );
         fs::set_permissions(self.file("criu"), fs::Permissions::from_mode(0o755)).unwrap();
-        // The docs name the script alone, and this host is set up in a folder of its own.
-        fs::create_dir(self.file("commands")).unwrap();
-        write(
-            "commands/rewarm-podman",
-            format!(
-                "#!/bin/sh\nset -- \"$@\" && command=$1 && shift\nmore=\ncase $command in setup | check) more='{}' ;; esac\n\
-                 # shellcheck disable=SC2086\nexec '{}' \"$command\" --prefix '{}' $more \"$@\"\n",
-                self.host_options().join(" "),
-                text(&script()),
-                text(&self.prefix())
-            ),
+        self.write_command("commands", &format!("--prefix '{}'", text(&self.prefix())));
+        self.write_command("defaults", "");
+    }
+
+    /// The docs name the script alone: one of that name, in a folder, with an option.
+    fn write_command(&self, folder: &str, option: &str) {
+        let command = self.file(folder).join("rewarm-podman");
+        fs::create_dir(self.file(folder)).unwrap();
+        let script = format!(
+            "#!/bin/sh\nset -- \"$@\" && command=$1 && shift\nmore=\ncase $command in setup | check) more='{}' ;; esac\n\
+             # shellcheck disable=SC2086\nexec '{}' \"$command\" {option} $more \"$@\"\n",
+            self.host_options().join(" "),
+            text(&script()),
         );
-        let command = self.file("commands/rewarm-podman");
-        fs::set_permissions(command, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&command, script).unwrap();
+        fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Runs a script of the shell on a host of its own, as far as files go: what it makes
+    /// in the system's folders is in memory, and nobody else sees it. What it says goes
+    /// to a file, as a container holds the streams that its command was given.
+    pub fn on_a_host_of_its_own(&self, script: &str) -> (ExitStatus, PathBuf) {
+        let layers = self.file("layers");
+        fs::create_dir(&layers).unwrap();
+        let mut whole = format!(
+            "set -eux\nmount -t tmpfs layers '{0}'\ncd '{0}'\n",
+            text(&layers)
+        );
+        for (name, folder) in [
+            ("etc", "/etc"),
+            ("lib", "/var/lib"),
+            ("local", "/usr/local"),
+        ] {
+            whole += &format!(
+                "mkdir {name} {name}.work\n\
+                 mount -t overlay -o lowerdir={folder},upperdir=$PWD/{name},workdir=$PWD/{name}.work overlay {folder}\n"
+            );
+        }
+        let said = self.file("said");
+        let out = File::create(&said).unwrap();
+        let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let status = self
+            .command("unshare")
+            .args(["--mount", "sh", "-c", &(whole + script)])
+            .env("PATH", format!("{}:{usual}", text(&self.file("defaults"))))
+            .stderr(out.try_clone().unwrap())
+            .stdout(out)
+            .status()
+            .expect("unshare is of util-linux");
+        (status, said)
     }
 
     /// What `setup` and `check` cannot find by themselves on a machine without an
