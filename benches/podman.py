@@ -13,6 +13,8 @@ from runner import Skip, say
 
 IMAGE = "localhost/rewarm-bench"
 MIB = 1024
+# Of a container with device memory: that of the host, and that of the device.
+WITH_DEVICE = (512, 512)
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "examples", "podman", "rewarm-podman")
 CONTAINERS_CONF = """[containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -32,31 +34,62 @@ WORDS = {"ready": 120, "pong": 120, "ok": 300}
 
 
 class Host:
-    """podman with storage of its own, and a set-up of rewarm-podman beside it; taken back with the block."""
+    """podman with storage of its own, and a set-up of rewarm-podman beside it; taken back with the block.
 
-    def __init__(self, runner):
+    With device memory, both sides have CRIU's CUDA plugin and the software driver; the plain one has no library of rewarm's in the
+    process, so that its device memory goes through the driver and CRIU."""
+
+    def __init__(self, runner, mib, device_mib):
         if os.geteuid():
             raise Skip("podman without root cannot checkpoint")
         for tool in ("podman", "runc"):
             if not shutil.which(tool):
                 raise Skip(f"no {tool} (apt-get install {tool})")
-        self.runner, self.folder = runner, os.path.join(runner.disk_folder(), "podman")
+        self.runner, self.mib, self.device_mib = runner, mib, device_mib
+        self.folder = os.path.join(runner.disk_folder(), "podman")
         self.prefix = os.path.join(self.folder, "rewarm")
         os.makedirs(os.path.join(self.folder, "bin"))
-        os.symlink(os.path.abspath(runner.criu()), os.path.join(self.folder, "bin", "criu"))
+        target = os.path.dirname(runner.library)
+        self.driver = os.path.join(target, "sim", "libcuda.so.1")
+        self.plugin = os.path.join(os.path.dirname(target), "criu-cuda-plugin", "cuda_plugin.so")
+        for path in (self.driver, self.plugin) if device_mib else ():
+            if not os.path.exists(path):
+                raise Skip(f"no {path}")
+        self.make_criu(os.path.join(self.folder, "bin", "criu"))
         for name, text in (("containers.conf", CONTAINERS_CONF), ("storage.conf", STORAGE_CONF)):
             with open(os.path.join(self.folder, name), "w") as file:
                 file.write(text.format(folder=self.folder))
         plain_path = os.path.join(self.folder, "bin") + ":" + os.environ["PATH"]
         self.env = {"plain": self.environment(plain_path), "rewarm": self.environment(self.prefix + "/bin:" + plain_path)}
 
+    def make_criu(self, path):
+        """One whose CUDA plugin acts on the software driver, without NVIDIA's kernel module."""
+        with open(path, "w") as file:
+            more = f"export CRIU_FAULT=138 LD_LIBRARY_PATH='{os.path.dirname(self.driver)}'\n" if self.device_mib else ""
+            file.write(f"#!/bin/sh\n{more}exec '{os.path.abspath(self.runner.criu())}' \"$@\"\n")
+        os.chmod(path, 0o755)
+
+    def options(self, side):
+        """The beginning of `podman run`."""
+        if side == "rewarm":
+            return (SCRIPT, "run", "--prefix", self.prefix)
+        if not self.device_mib:
+            return ("podman", "run", "--runtime", "runc")
+        plugins, config = os.path.join(self.folder, "plugins"), os.path.join(self.folder, "plain.conf")
+        os.makedirs(plugins)
+        os.symlink(self.plugin, os.path.join(plugins, "cuda_plugin.so"))
+        os.symlink(os.path.join(os.path.dirname(self.runner.library), "cuda-checkpoint"), os.path.join(self.folder, "bin", "cuda-checkpoint"))
+        with open(config, "w") as file:
+            file.write(f"libdir {plugins}\n")
+        return ("podman", "run", "--runtime", "runc", "--annotation", "org.criu.config=" + config)
+
     def environment(self, path):
         return {**os.environ, "PATH": path, "CONTAINERS_CONF": os.path.join(self.folder, "containers.conf"),
                 "CONTAINERS_STORAGE_CONF": os.path.join(self.folder, "storage.conf")}
 
     def __enter__(self):
-        self.run("rewarm", SCRIPT, "setup", "--prefix", self.prefix, "--cuda-plugin", "none",
-                 "--rewarm", os.path.dirname(self.runner.library))
+        self.run("rewarm", SCRIPT, "setup", "--prefix", self.prefix,
+                 "--cuda-plugin", self.plugin if self.device_mib else "none", "--rewarm", os.path.dirname(self.runner.library))
         self.make_image()
         return self
 
@@ -78,14 +111,17 @@ class Host:
         return text
 
     def make_image(self):
-        """The program and its C library."""
+        """The program, the driver, and what they and rewarm link with."""
         root, program = os.path.join(self.folder, "image"), self.runner.program("container")
-        files = [line.split()[-2] for line in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.splitlines()
-                 if "/" in line]
-        for path in files:
+        core = os.path.join(os.path.dirname(self.runner.library), "librewarm_core.so")
+        linked = subprocess.run(["ldd", program, core], capture_output=True, text=True, check=True).stdout.splitlines()
+        for path in {line.split()[-2] for line in linked if "(" in line and "/" in line}:
             os.makedirs(root + os.path.dirname(path), exist_ok=True)
             shutil.copy(path, root + path)
         shutil.copy(program, os.path.join(root, "container"))
+        if self.device_mib:
+            os.makedirs(root + "/driver")
+            shutil.copy(self.driver, root + "/driver")
         for folder in ("data", "proc", "sys", "dev", "run", "tmp", "etc"):
             os.makedirs(os.path.join(root, folder), exist_ok=True)
         tar = os.path.join(self.folder, "image.tar")
@@ -103,8 +139,8 @@ class Container:
         for name in ("in", "out"):
             os.mkfifo(os.path.join(data, name))
         self.input, self.output = (os.open(os.path.join(data, name), os.O_RDWR) for name in ("in", "out"))
-        run = ("podman", "run", "--runtime", "runc") if side == "plain" else (SCRIPT, "run", "--prefix", host.prefix)
-        host.run(side, *run, "--detach", "--name", side, "--volume", data + ":/data", IMAGE, "/container", str(MIB), "/data/in", "/data/out")
+        host.run(side, *host.options(side), "--detach", "--name", side, "--volume", data + ":/data", "--env", "LD_LIBRARY_PATH=/driver", IMAGE,
+                 "/container", str(host.mib), "/data/in", "/data/out", str(host.device_mib))
         self.hear("ready")
         host.run(side, "podman", "container", "checkpoint", "--keep", side)
         mount = host.run(side, "podman", "inspect", "--format", "{{.StaticDir}}", side).strip()
@@ -165,12 +201,25 @@ def rows(when, found, target, verdict):
 
 
 def restores(runner, seconds):
-    """Restores of a container with 1 GiB of host memory, in turn."""
-    with Host(runner) as host:
+    """Restores of a container with 1 GiB of host memory, and of one with device memory, too."""
+    yield from compared(runner, seconds / 2, MIB, 0)
+    try:
+        yield from compared(runner, seconds / 2, *WITH_DEVICE)
+    except Skip as why:
+        yield skipped("podman", "with device memory", str(why))
+
+
+def compared(runner, seconds, mib, device_mib):
+    """Restores of both sides, in turn."""
+    container_of = f"container of {mib} MiB" + (f" and {device_mib} MiB on the device" if device_mib else "")
+    with Host(runner, mib, device_mib) as host:
         containers = {side: Container(host, side) for side in ("plain", "rewarm")}
         for when, around, target, verdict in (
                 ("warm", contextlib.nullcontext, "no slower (0.95x)", at_least(ratio=0.95)),
                 ("slow mount (1 ms a request, 1 GB/s), cold", None, ">= 2x", at_least(ratio=2))):
+            if device_mib and around is None:
+                # The images alone would be slow, and not the snapshot that belongs to them.
+                break
             found, begun, longest = {side: [] for side in containers}, time.perf_counter(), 0
             for number in range(2 if runner.options.quick else 5):
                 started = time.perf_counter()
@@ -185,5 +234,5 @@ def restores(runner, seconds):
                         yield skipped("podman", when, str(error))
                         return
                 longest = max(longest, time.perf_counter() - started)
-            say(f"  podman, {when}: {len(found['plain'])} rounds, {time.perf_counter() - begun:.1f} s")
-            yield from rows(f"container of {MIB} MiB, {when}", found, target, verdict)
+            say(f"  {container_of}, {when}: {len(found['plain'])} rounds, {time.perf_counter() - begun:.1f} s")
+            yield from rows(f"{container_of}, {when}", found, target, verdict)

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 /// The name of the image.
 pub const IMAGE: &str = "localhost/freeze";
@@ -98,20 +98,56 @@ impl Podman {
             ),
         );
         fs::set_permissions(self.file("criu"), fs::Permissions::from_mode(0o755)).unwrap();
-        // The docs name the script alone, and this host is set up in a folder of its own.
-        fs::create_dir(self.file("commands")).unwrap();
-        write(
-            "commands/rewarm-podman",
-            format!(
-                "#!/bin/sh\nset -- \"$@\" && command=$1 && shift\nmore=\ncase $command in setup | check) more='{}' ;; esac\n\
-                 # shellcheck disable=SC2086\nexec '{}' \"$command\" --prefix '{}' $more \"$@\"\n",
-                self.host_options().join(" "),
-                text(&script()),
-                text(&self.prefix())
-            ),
+        self.write_command("commands", &format!("--prefix '{}'", text(&self.prefix())));
+        self.write_command("defaults", "");
+    }
+
+    /// The docs name the script alone: one of that name, in a folder, with an option.
+    fn write_command(&self, folder: &str, option: &str) {
+        let command = self.file(folder).join("rewarm-podman");
+        fs::create_dir(self.file(folder)).unwrap();
+        let script = format!(
+            "#!/bin/sh\nset -- \"$@\" && command=$1 && shift\nmore=\ncase $command in setup | check) more='{}' ;; esac\n\
+             # shellcheck disable=SC2086\nexec '{}' \"$command\" {option} $more \"$@\"\n",
+            self.host_options().join(" "),
+            text(&script()),
         );
-        let command = self.file("commands/rewarm-podman");
-        fs::set_permissions(command, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&command, script).unwrap();
+        fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Runs a script of the shell on a host of its own, as far as files go: what it makes
+    /// in the system's folders is in memory, and nobody else sees it. What it says goes
+    /// to a file, as a container holds the streams that its command was given.
+    pub fn on_a_host_of_its_own(&self, script: &str) -> (ExitStatus, PathBuf) {
+        let layers = self.file("layers");
+        fs::create_dir(&layers).unwrap();
+        let mut whole = format!(
+            "set -eux\nmount -t tmpfs layers '{0}'\ncd '{0}'\n",
+            text(&layers)
+        );
+        for (name, folder) in [
+            ("etc", "/etc"),
+            ("lib", "/var/lib"),
+            ("local", "/usr/local"),
+        ] {
+            whole += &format!(
+                "mkdir {name} {name}.work\n\
+                 mount -t overlay -o lowerdir={folder},upperdir=$PWD/{name},workdir=$PWD/{name}.work overlay {folder}\n"
+            );
+        }
+        let said = self.file("said");
+        let out = File::create(&said).unwrap();
+        let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let status = self
+            .command("unshare")
+            .args(["--mount", "sh", "-c", &(whole + script)])
+            .env("PATH", format!("{}:{usual}", text(&self.file("defaults"))))
+            .stderr(out.try_clone().unwrap())
+            .stdout(out)
+            .status()
+            .expect("unshare is of util-linux");
+        (status, said)
     }
 
     /// What `setup` and `check` cannot find by themselves on a machine without an
@@ -129,7 +165,7 @@ impl Podman {
         .expect("three options")
     }
 
-    /// The test program, the C library, a shell and the software driver.
+    /// The test programs, the C library, a shell and the software driver.
     fn make_image(&self) {
         let root = self.file("image");
         let loader = ["/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
@@ -155,7 +191,10 @@ impl Podman {
                     .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             }
         }
-        fs::copy(app("freeze", Link::Dlopen), root.join("bin/freeze")).unwrap();
+        for program in ["freeze", "connected"] {
+            let to = root.join("bin").join(program);
+            fs::copy(app(program, Link::Dlopen), to).unwrap();
+        }
         for folder in ["tmp", "data", "proc", "sys", "dev", "run", "etc"] {
             fs::create_dir(root.join(folder)).unwrap();
         }
@@ -175,6 +214,22 @@ impl Podman {
             IMAGE,
         ]);
         fs::remove_file(tar).unwrap();
+    }
+
+    /// The option of podman for a network of its own, with nothing but loopback: without
+    /// one, a restored container's is down.
+    pub fn network_or_skip(&self) -> Option<String> {
+        let file = self.file("network");
+        fs::write(&file, "").unwrap();
+        let made = Command::new("unshare")
+            .arg(format!("--net={}", text(&file)))
+            .args(["ip", "link", "set", "lo", "up"])
+            .status();
+        if !made.is_ok_and(|made| made.success()) {
+            eprintln!("SKIPPED, as no network can be made: run apt-get install iproute2 iptables");
+            return None;
+        }
+        Some(format!("--network=ns:{}", text(&file)))
     }
 
     /// A program in podman's environment, on the `PATH` that a set-up wants.
@@ -324,6 +379,14 @@ impl Pipes {
     /// The option of podman that gives a container the pipes.
     pub fn volume(&self) -> String {
         format!("--volume={}:/data", text(&self.folder))
+    }
+
+    /// Lets every user of a container talk through them.
+    pub fn open_to_all(&self) {
+        for name in ["in", "out"] {
+            let mode = fs::Permissions::from_mode(0o666);
+            fs::set_permissions(self.folder.join(name), mode).unwrap();
+        }
     }
 
     /// The folder.
