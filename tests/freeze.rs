@@ -362,7 +362,8 @@ fn a_tree_is_frozen_as_one() {
 
 #[test]
 fn threads_that_hammer_the_driver_are_frozen_and_go_on() {
-    let mut live = Live::start(Run::rewarmed(app("hammer", Link::Cuda)).lanes(2).arg("1"));
+    let run = Run::rewarmed(app("hammer", Link::Cuda)).lanes(2).arg("1");
+    let mut live = Live::start(run.env("CRIU_CUDA_CHUNK_MB", "1"));
     let rounds = |live: &mut Live| live.ask("rounds").parse::<u64>().expect("a number");
     let mut before = rounds(&mut live);
     for _ in 0..number("REWARM_TEST_FREEZES", 1000) {

@@ -12,9 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-/// Has so little memory that hundreds of rounds take seconds.
+/// Has so little memory, and lanes so little staging, that hundreds of rounds take
+/// seconds.
 fn program() -> Live {
     let run = Run::rewarmed(app("freeze", Link::Dlopen)).lanes(2);
+    let run = run.env("CRIU_CUDA_CHUNK_MB", "1");
     Live::start(run.arg("memory=small,tiny,own,blank"))
 }
 
