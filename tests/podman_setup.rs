@@ -4,6 +4,7 @@
 mod common;
 
 use common::cli::{stderr, text};
+use common::packages::{self, copy_of_the_repository};
 use common::podman::{path_of, script};
 use common::{Scratch, libraries};
 use std::fs;
@@ -195,4 +196,33 @@ fn a_set_up_has_the_modes_that_it_says_and_touches_nobody_elses_files() {
         stderr(&output).contains("nobody else can write"),
         "{output:?}"
     );
+}
+
+#[test]
+fn an_installation_has_its_parts_in_other_folders() {
+    let scratch = Scratch::new();
+    let copy = copy_of_the_repository(&scratch);
+    let usr = scratch.file("usr");
+    let options = ["--built", "--prefix", text(&usr)];
+    packages::succeeds(&mut packages::script(&copy, "install", &options));
+    let folder = usr.join("lib/rewarm");
+    let set_up = ["setup", "--rewarm", text(&folder), "--cuda-plugin", "none"];
+    let output = scripted(&scratch, &[PODMAN, RUNC, CRIU], &set_up);
+    assert!(output.status.success(), "{output:?}");
+    for (link, installed) in [
+        ("plugins/rewarm_pages.so", "lib/rewarm/criu/rewarm_pages.so"),
+        ("plugins/rewarm", "bin/rewarm"),
+        ("bin/cuda-checkpoint", "lib/rewarm/bin/cuda-checkpoint"),
+    ] {
+        let link = scratch.file("rewarm").join(link);
+        let found = link.canonicalize().unwrap();
+        assert_eq!(found, usr.join(installed).canonicalize().unwrap());
+    }
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains(text(&folder.join("librewarm.so"))),
+        "{printed}"
+    );
+    let undone = scripted(&scratch, &[], &["undo"]);
+    assert!(undone.status.success(), "{undone:?}");
 }
