@@ -13,7 +13,7 @@ use crate::pidfd::Pidfd;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,21 +103,37 @@ pub(super) fn accept_waiting(listener: OwnedFd) -> Option<UnixStream> {
     Some(stream)
 }
 
-/// By way of the open folder: names of sockets are short.
+/// Has its name only when it listens: who sees it may connect.
 fn bind(work: &Path, path: &Path) -> io::Result<UnixListener> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-        _ => {}
+    let is_taken = |found: fs::Metadata| !found.file_type().is_socket();
+    if fs::symlink_metadata(path).is_ok_and(is_taken) {
+        return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
     }
+    let name = format!(".{NAME}.{}", std::process::id());
+    let made = work.join(&name);
+    let _ = fs::remove_file(&made);
+    let listener = bind_in(work, &name)?;
+    let named = fs::set_permissions(&made, PermissionsExt::from_mode(0o600))
+        .and_then(|()| have_credentials_passed(&listener))
+        .and_then(|()| fs::rename(&made, path));
+    if named.is_err() {
+        let _ = fs::remove_file(&made);
+    }
+    named.map(|()| listener)
+}
+
+/// By way of the open folder: names of sockets are short.
+fn bind_in(work: &Path, name: &str) -> io::Result<UnixListener> {
     let folder = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY)
         .open(work)?;
-    let short = format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd());
-    let listener = UnixListener::bind(&short)?;
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
+}
+
+/// Connections inherit it.
+fn have_credentials_passed(listener: &UnixListener) -> io::Result<()> {
     let yes: libc::c_int = 1;
-    // Connections inherit it.
     // SAFETY: an open socket, an integer.
     let set = unsafe {
         libc::setsockopt(
@@ -129,7 +145,7 @@ fn bind(work: &Path, path: &Path) -> io::Result<UnixListener> {
         )
     };
     match set {
-        0 => Ok(listener),
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
