@@ -132,7 +132,7 @@ mod tests {
         assert_eq!((share(1, 0..500), share(1, 500..600)), (0.0, 1.0));
         assert_eq!((share(2, 0..500), share(1, 2000..3000)), (0.0, 0.0));
         for page in 0..4 * MOST as u64 {
-            density.add(3, page, &[0; PAGE_BYTES]);
+            density.add(3, page, &[0, 0]);
         }
         assert!(density.pages.len() <= MOST);
     }

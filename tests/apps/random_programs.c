@@ -138,8 +138,8 @@ static void write_by_host(struct worker *w, struct buffer *b)
 {
     ready_on_host(w, b);
     uint64_t seed = random_next(&w->random);
-    pattern((void *)b->at, b->bytes, seed);
     pattern(b->model, b->bytes, seed);
+    memcpy((void *)b->at, b->model, b->bytes);
 }
 
 static void allocate(struct worker *w, struct buffer *b, enum kind kind)

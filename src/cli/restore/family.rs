@@ -9,6 +9,9 @@ use std::{fmt, io, process, ptr, thread};
 /// How long killed processes may take to end: large ones give memory back first.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long threads may take to follow their process, which cannot be waited for before.
+const REAPING: Duration = Duration::from_secs(5);
+
 /// The descendants of this process. Those that lose their parent become its
 /// children, so none can leave.
 pub(super) struct Family {
@@ -62,11 +65,19 @@ impl Family {
         }
     }
 
-    /// Takes note of the end of those that have ended, so that their pids are free.
+    /// Takes note of the end of those that were killed, so that their pids are free.
     pub(super) fn reap(&self) {
-        for pid in self.members() {
-            // SAFETY: no status is asked for.
-            unsafe { libc::waitpid(pid as i32, ptr::null_mut(), libc::WNOHANG) };
+        let begun = Instant::now();
+        loop {
+            let members = self.members();
+            if members.is_empty() || begun.elapsed() > REAPING {
+                return;
+            }
+            for pid in members {
+                // SAFETY: no status is asked for.
+                unsafe { libc::waitpid(pid as i32, ptr::null_mut(), libc::WNOHANG) };
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
