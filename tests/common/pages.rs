@@ -1,5 +1,6 @@
 //! The pages of the documentation, and running what they tell to type.
 
+use super::packages::can_run_as_root;
 use super::{Scratch, cli, criu, libraries, repository, run};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -108,9 +109,7 @@ done
 impl Machine {
     /// Makes it; without root there is none, and the test that asks is skipped loudly.
     pub fn new() -> Option<Machine> {
-        // SAFETY: has no requirements.
-        if unsafe { libc::geteuid() } != 0 {
-            eprintln!("SKIPPED: the commands of the documentation are run in namespaces, as root");
+        if !can_run_as_root(&["unshare", "setsid"]) {
             return None;
         }
         let scratch = Scratch::new();
